@@ -1,0 +1,136 @@
+//! The configuration file: TOML text in, [`Config`] out, and back.
+//!
+//! [`parse`] is a pure function; it opens no file. Every error names the file, the line and the key, because the person
+//! who reads it has an editor open. Keys that do not exist are errors: a misspelt key that is silently ignored is a
+//! setting that silently does not hold. [`to_toml`] writes the canonical form: keys in a fixed order, defaults left out,
+//! and `parse(&to_toml(c))` is `c` again.
+
+mod error;
+mod read;
+mod reader;
+mod write;
+
+use std::fmt;
+
+use serde::Deserialize;
+
+pub use error::{ConfigError, ConfigErrorKind};
+pub use read::parse;
+pub use write::to_toml;
+
+use crate::endpoint::{Codepoint, IfName, Rate};
+use crate::rule::{RuleName, RuleSpec};
+
+/// The most workers that can be asked for.
+pub const WORKERS_MAX: u16 = 128;
+/// The lowest of the priorities a class can have.
+pub const PRIORITY_MAX: u8 = 7;
+/// The most datagrams the queue of a class can hold.
+pub const DEPTH_MAX: u32 = 65_536;
+/// The port a reflector listens on unless told otherwise.
+pub const REFLECT_PORT: u16 = 3842;
+
+/// A whole configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Number of workers, 1 to [`WORKERS_MAX`]; without it one per core.
+    #[serde(default)]
+    pub workers: Option<u16>,
+    /// Whether users who may not change anything may read from the control socket (key `others_may_read`).
+    #[serde(default, rename = "others_may_read")]
+    pub allow_read: bool,
+    /// The rules (key `[[rule]]`).
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<RuleSpec>,
+    /// The traffic classes (key `[[class]]`).
+    #[serde(default, rename = "class")]
+    pub classes: Vec<Class>,
+    /// The reflectors (key `[[reflect]]`).
+    #[serde(default, rename = "reflect")]
+    pub reflects: Vec<Reflect>,
+}
+
+/// A traffic class: which datagrams belong to it and how they are queued.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// The name rules refer to; letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// Datagrams with one of these codepoints belong to the class.
+    #[serde(default)]
+    pub dscp: Vec<Codepoint>,
+    /// 0 to [`PRIORITY_MAX`]; 0 is served first.
+    pub priority: u8,
+    /// Cap on what the class sends.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// Datagrams its queue can hold, 1 to [`DEPTH_MAX`].
+    #[serde(default)]
+    pub depth: Option<u32>,
+}
+
+/// A reflector: test packets that arrive on an interface are sent back.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reflect {
+    /// A name that no other reflector has.
+    #[serde(default)]
+    pub name: Option<RuleName>,
+    /// The interface to reflect on.
+    pub interface: IfName,
+    /// The UDP port test packets are sent to.
+    #[serde(default = "reflect_port")]
+    pub port: u16,
+    /// What is reflected.
+    #[serde(default)]
+    pub mode: ReflectMode,
+}
+
+/// What a reflector sends back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ReflectMode {
+    /// Every test packet that arrives on the port.
+    #[default]
+    All,
+}
+
+impl ReflectMode {
+    /// All modes, as written.
+    const NAMES: &'static [&'static str] = &["all"];
+}
+
+impl fmt::Display for ReflectMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(Self::NAMES[*self as usize])
+    }
+}
+
+/// What a configuration says that is legal but unlikely to be meant, or that this version accepts and does not act on;
+/// one line each.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (index, rule) in config.rules.iter().enumerate() {
+        let name =
+            rule.name.as_ref().map_or_else(|| format!("rule[{index}]"), |name| format!("rule `{name}`"));
+        warnings.extend(rule.warnings().into_iter().map(|warning| format!("{name}: {warning}")));
+    }
+    for class in &config.classes {
+        warnings.push(format!("class `{}`: accepted, but this version relays all rules alike", class.name));
+    }
+    for (index, reflect) in config.reflects.iter().enumerate() {
+        let name = reflect
+            .name
+            .as_ref()
+            .map_or_else(|| format!("reflect[{index}]"), |name| format!("reflect `{name}`"));
+        warnings.push(format!("{name}: accepted, but this version reflects nothing"));
+    }
+    warnings
+}
+
+/// `serde` asks for a function.
+fn reflect_port() -> u16 {
+    REFLECT_PORT
+}

@@ -1,0 +1,215 @@
+//! From TOML to [`Config`]: what each table may contain, and what must hold between them.
+
+use std::collections::HashMap;
+
+use super::error::{ConfigError, ConfigErrorKind};
+use super::reader::{Node, Source, Table};
+use super::{Class, Config, DEPTH_MAX, PRIORITY_MAX, REFLECT_PORT, Reflect, ReflectMode, WORKERS_MAX};
+use crate::endpoint::{nearest, quote};
+use crate::rule::{RuleName, RuleSpec, check_name};
+
+const CONFIG_KEYS: &[&str] = &["workers", "others_may_read", "rule", "class", "reflect"];
+const RULE_KEYS: &[&str] = &["name", "input", "outputs", "class", "datapath", "enabled"];
+const CLASS_KEYS: &[&str] = &["name", "dscp", "priority", "rate", "depth"];
+const REFLECT_KEYS: &[&str] = &["name", "interface", "port", "mode"];
+
+const INPUT_WANT: &str = "an input, as in \"239.1.1.1:5000@eth0\"";
+const OUTPUT_WANT: &str = "an output, as in \"239.2.2.2:6000@eth1,ttl=16\"";
+const NAME_WANT: &str = "a name, as in \"studio-video\"";
+
+/// Reads a configuration. `file` is not opened: it names in errors where `text` came from.
+///
+/// # Errors
+/// The first thing found wrong, with its line and key.
+///
+/// ```
+/// let error = mcr_proto::config::parse("worker = 2", "mcr.toml").unwrap_err();
+/// assert!(error.to_string().starts_with("mcr.toml:1: key `worker`: there is no such key (did you mean `workers`?)"));
+/// ```
+pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
+    let source = Source::new(text, file);
+    let document = source.parse()?;
+    let root = source.root(&document);
+    root.expect(CONFIG_KEYS)?;
+    let workers = root.find("workers").map(|node| node.integer(1..=WORKERS_MAX, "a number from 1 to 128"));
+    let allow_read = root.find("others_may_read").map(|node| node.boolean());
+    let (classes, class_names) = read_classes(&root)?;
+    Ok(Config {
+        workers: workers.transpose()?,
+        allow_read: allow_read.transpose()?.unwrap_or_default(),
+        rules: read_rules(&root, &class_names)?,
+        classes,
+        reflects: read_reflects(&root)?,
+    })
+}
+
+/// Names and their offsets in the file; the second use of a name is an error.
+#[derive(Default)]
+struct Names(HashMap<String, usize>);
+
+impl Names {
+    fn add(&mut self, name: &str, node: &Node<'_>) -> Result<(), ConfigError> {
+        let Some(first) = self.0.insert(name.to_owned(), node.offset()) else { return Ok(()) };
+        let first_line = node.line_of(first);
+        Err(node.fail(ConfigErrorKind::DuplicateName { name: name.to_owned(), first_line }))
+    }
+}
+
+fn read_rules(root: &Table<'_>, classes: &Names) -> Result<Vec<RuleSpec>, ConfigError> {
+    let mut names = Names::default();
+    let mut rules = Vec::new();
+    for table in root.tables("rule", "[[rule]] on a line of its own, and the keys of the rule under it")? {
+        let rule = read_rule(&table)?;
+        if let (Some(name), Some(node)) = (&rule.name, table.find("name")) {
+            names.add(name.as_str(), &node)?;
+        }
+        if let (Some(class), Some(node)) = (&rule.class, table.find("class")) {
+            expect_class(class, &node, classes)?;
+        }
+        rules.push(rule);
+    }
+    Ok(rules)
+}
+
+fn read_rule(table: &Table<'_>) -> Result<RuleSpec, ConfigError> {
+    table.expect(RULE_KEYS)?;
+    let input = table.need("input", "input = \"239.1.1.1:5000@eth0\"")?;
+    let outputs = table.need("outputs", "outputs = [\"10.100.0.2:6000\"]")?;
+    let output_nodes = outputs.items("a list, as in [\"10.100.0.2:6000\"]")?;
+    let mut rule = RuleSpec::new(
+        input.endpoint(INPUT_WANT)?,
+        output_nodes.iter().map(|node| node.endpoint(OUTPUT_WANT)).collect::<Result<_, _>>()?,
+    );
+    rule.name = read_name(table)?;
+    if let Some(node) = table.find("class") {
+        rule.class = Some(read_class_name(&node)?);
+    }
+    if let Some(node) = table.find("datapath") {
+        rule.datapath = node.parse("auto, kernel, packet or udp, in quotes", ConfigErrorKind::Datapath)?;
+    }
+    if let Some(node) = table.find("enabled") {
+        rule.enabled = node.boolean()?;
+    }
+    rule.check().map_err(|error| {
+        let at = error.output().and_then(|index| output_nodes.get(index)).unwrap_or(&outputs);
+        at.fail(ConfigErrorKind::Rule(error))
+    })?;
+    Ok(rule)
+}
+
+fn read_name(table: &Table<'_>) -> Result<Option<RuleName>, ConfigError> {
+    table.find("name").map(|node| node.parse(NAME_WANT, ConfigErrorKind::Name)).transpose()
+}
+
+fn read_class_name(node: &Node<'_>) -> Result<String, ConfigError> {
+    let name = node.text(NAME_WANT)?;
+    check_name(name).map_err(|error| node.fail(ConfigErrorKind::Name(error)))?;
+    Ok(name.to_owned())
+}
+
+fn expect_class(class: &str, node: &Node<'_>, classes: &Names) -> Result<(), ConfigError> {
+    if classes.0.contains_key(class) {
+        return Ok(());
+    }
+    let known: Vec<&str> = classes.0.keys().map(String::as_str).collect();
+    let near = nearest(class, &known);
+    Err(node.fail(ConfigErrorKind::UndefinedClass { name: class.to_owned(), near }))
+}
+
+fn read_classes(root: &Table<'_>) -> Result<(Vec<Class>, Names), ConfigError> {
+    let mut names = Names::default();
+    let mut owners = HashMap::new();
+    let mut classes = Vec::new();
+    for table in root.tables("class", "[[class]] on a line of its own, and the keys of the class under it")? {
+        table.expect(CLASS_KEYS)?;
+        let name_node = table.need("name", "name = \"video\"")?;
+        let name = read_class_name(&name_node)?;
+        names.add(&name, &name_node)?;
+        let priority =
+            table.need("priority", "priority = 1")?.integer(0..=PRIORITY_MAX, "a number from 0 to 7")?;
+        let mut class = Class { name, dscp: Vec::new(), priority, rate: None, depth: None };
+        if let Some(node) = table.find("dscp") {
+            read_codepoints(&node, &mut class, &mut owners)?;
+        }
+        if let Some(node) = table.find("rate") {
+            let text = node.scalar("a rate, as in \"8M\" or \"500pps\"")?;
+            class.rate = Some(text.parse().map_err(|error| node.fail(ConfigErrorKind::Endpoint(error)))?);
+        }
+        if let Some(node) = table.find("depth") {
+            class.depth = Some(node.integer(1..=DEPTH_MAX, "a number of datagrams from 1 to 65536")?);
+        }
+        classes.push(class);
+    }
+    Ok((classes, names))
+}
+
+/// A codepoint belongs to one class; `owners` remembers to which, and where that is said.
+fn read_codepoints(
+    node: &Node<'_>,
+    class: &mut Class,
+    owners: &mut HashMap<u8, (String, usize)>,
+) -> Result<(), ConfigError> {
+    for item in node.items("a list, as in [\"af41\", \"ef\"]")? {
+        let text = item.scalar("a DSCP, as in \"af41\" or 34")?;
+        let codepoint: crate::endpoint::Codepoint =
+            text.parse().map_err(|error| item.fail(ConfigErrorKind::Endpoint(error)))?;
+        if let Some((owner, first)) = owners.get(&codepoint.value()) {
+            return Err(item.fail(ConfigErrorKind::DuplicateDscp {
+                dscp: codepoint.to_string(),
+                class: owner.clone(),
+                first_line: item.line_of(*first),
+            }));
+        }
+        owners.insert(codepoint.value(), (class.name.clone(), item.offset()));
+        class.dscp.push(codepoint);
+    }
+    Ok(())
+}
+
+fn read_reflects(root: &Table<'_>) -> Result<Vec<Reflect>, ConfigError> {
+    let mut names = Names::default();
+    let mut places = HashMap::new();
+    let mut reflects = Vec::new();
+    for table in
+        root.tables("reflect", "[[reflect]] on a line of its own, and the keys of the reflector under it")?
+    {
+        let reflect = read_reflect(&table)?;
+        if let (Some(name), Some(node)) = (&reflect.name, table.find("name")) {
+            names.add(name.as_str(), &node)?;
+        }
+        if let Some(first) = places.insert((reflect.interface, reflect.port), table.offset()) {
+            let first_line = table.line_of(first);
+            let interface = reflect.interface.to_string();
+            return Err(table.fail(ConfigErrorKind::DuplicateReflect {
+                interface,
+                port: reflect.port,
+                first_line,
+            }));
+        }
+        reflects.push(reflect);
+    }
+    Ok(reflects)
+}
+
+fn read_reflect(table: &Table<'_>) -> Result<Reflect, ConfigError> {
+    table.expect(REFLECT_KEYS)?;
+    let interface = table.need("interface", "interface = \"eth0\"")?;
+    let interface = interface.parse("an interface, as in \"eth0\"", ConfigErrorKind::Endpoint)?;
+    let port = table.find("port").map(|node| node.integer(1..=u16::MAX, "a number from 1 to 65535"));
+    if let Some(node) = table.find("mode") {
+        let mode = node.text("a mode, as in \"all\"")?;
+        if !ReflectMode::NAMES.contains(&mode) {
+            return Err(node.fail(ConfigErrorKind::Value { text: quote(mode), want: "all" }));
+        }
+    }
+    Ok(Reflect {
+        name: read_name(table)?,
+        interface,
+        port: port.transpose()?.unwrap_or(REFLECT_PORT),
+        mode: ReflectMode::All,
+    })
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

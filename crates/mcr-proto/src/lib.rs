@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod config;
+pub mod counters;
+pub mod endpoint;
+pub mod message;
+pub mod plan;
+pub mod rpc;
+pub mod rule;

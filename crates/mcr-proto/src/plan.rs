@@ -1,0 +1,104 @@
+//! What a worker is told to do: routes, and the identities they are made of.
+//!
+//! A route is one rule compiled for one worker: no names, no interfaces, only sockets the worker already holds and
+//! counter slots it may write. A plan is all routes of a worker under one generation number; it is sent as differences.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::{Dscp, Rate, Ttl};
+
+macro_rules! identity {
+    ($(#[$meta:meta])* $name:ident($inner:ty)) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+identity! {
+    /// A worker's place in the row, 0 to workers - 1; it keeps it over restarts.
+    WorkerIndex(u16)
+}
+identity! {
+    /// The number of a plan; a worker that reports it has applied everything up to it.
+    Generation(u64)
+}
+identity! {
+    /// A socket that a worker was given; never used twice within a worker's life.
+    SocketId(u32)
+}
+identity! {
+    /// The place of an input's counters in shared memory.
+    InputSlot(u32)
+}
+identity! {
+    /// The place of a rule's counters in shared memory; identifies the rule's route in a worker.
+    RuleSlot(u32)
+}
+identity! {
+    /// The place of an output's counters in shared memory.
+    OutputSlot(u32)
+}
+
+/// One rule compiled for one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The rule's counters, and the route's key: a second route with the same slot replaces the first.
+    pub rule: RuleSlot,
+    /// The receiving socket; datagrams that come through another do not match.
+    pub input: SocketId,
+    /// Only datagrams from this source match, if given.
+    pub source: Option<IpAddr>,
+    /// Destination address of the datagrams that match.
+    pub address: IpAddr,
+    /// Destination port of the datagrams that match.
+    pub port: u16,
+    /// Where each matching datagram is copied to.
+    pub outputs: Vec<RouteOutput>,
+}
+
+/// One output of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteOutput {
+    /// The output's counters.
+    pub slot: OutputSlot,
+    /// Where the copies go.
+    pub destination: SocketAddr,
+    /// How the copies leave.
+    pub via: Via,
+    /// TTL or hop limit of the copies.
+    pub ttl: Ttl,
+    /// DSCP of the copies; ECN is never copied.
+    pub dscp: Dscp,
+    /// Cap on what is sent.
+    pub rate: Option<Rate>,
+}
+
+/// How copies leave a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Via {
+    /// A UDP socket: the kernel writes the headers.
+    Udp(SocketId),
+    /// A raw IP socket: the worker writes the headers, with the source address and port of the incoming datagram.
+    Raw(SocketId),
+    /// Not sendable now, the output's interface is missing or down: each copy is counted as `no_route`.
+    Nowhere,
+}
+
+/// One difference between two plans.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlanOp {
+    /// Adds a route, or replaces the one with the same rule slot.
+    Put(Route),
+    /// Removes a rule's route; not an error when there is none.
+    Remove(RuleSlot),
+}

@@ -1,0 +1,128 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Relays UDP datagrams, multicast above all, to where the network does not carry them.
+#[derive(Parser)]
+#[command(name = "mcrd", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mcrd demo                                  watch it relay, with nothing configured and no rights
+  mcrd run                                   run the daemon; `mcrctl add` gives it rules
+  mcrd run --config /etc/mcr/mcr.toml        run it with rules from a file
+  mcrd check /etc/mcr/mcr.toml               say what is wrong with a file
+
+Exit codes: 0 done, 1 failed, 2 usage or config error, 3 not permitted.";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon in the foreground
+    Run(RunArgs),
+    /// Check a configuration file and say what is wrong with it
+    Check(CheckArgs),
+    /// Show the relay at work: real processes and datagrams in namespaces of its own
+    Demo(DemoArgs),
+    /// A data-plane process (started by `mcrd run`)
+    #[command(hide = true)]
+    RoleWorker,
+    /// The control-plane process (started by `mcrd run`)
+    #[command(hide = true)]
+    RoleControl,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mcrd run
+  mcrd run --config /etc/mcr/mcr.toml --group mcr
+  mcrd run --socket /tmp/mcrd.sock --workers 1 --log debug
+
+SIGTERM and SIGINT stop it; systemd is told when it is ready (Type=notify).")]
+pub(crate) struct RunArgs {
+    /// Configuration file (TOML); without one there are no rules to begin with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Control socket [default: /run/mcr/mcrd.sock, or $XDG_RUNTIME_DIR/mcr/mcrd.sock for a user]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Number of workers [default: from the configuration, else one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(mcr_proto::config::WORKERS_MAX)))]
+    pub(crate) workers: Option<u16>,
+    /// Group whose members may control the daemon
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    /// How workers do their I/O
+    #[arg(long, value_enum, default_value_t = Io::Auto)]
+    pub(crate) io: Io,
+    /// Least severe messages to log
+    #[arg(long, value_enum, default_value_t = Log::Info, value_name = "LEVEL")]
+    pub(crate) log: Log,
+    /// Stop when the process that started this one ends (for `mcrd demo` and tests)
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "\
+Example:
+  mcrd check /etc/mcr/mcr.toml
+
+Every error names file, line and key. Exit code 2 if there is one.")]
+pub(crate) struct CheckArgs {
+    /// Configuration file (TOML)
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mcrd demo
+  mcrd demo --seconds 10
+  mcrd demo --json
+
+Needs no rights and touches nothing of the host. Exit code 0 only if no datagram was lost.")]
+pub(crate) struct DemoArgs {
+    /// How long to send
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// End with one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Which network to use
+    #[arg(long, value_enum, default_value_t = DemoNetwork::Auto, hide = true)]
+    pub(crate) network: DemoNetwork,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum DemoNetwork {
+    Auto,
+    Namespaces,
+    Loopback,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Io {
+    /// io_uring where it works, else system calls
+    Auto,
+    /// io_uring or nothing
+    Uring,
+    /// recvmmsg and sendmmsg
+    Syscalls,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Log {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}

@@ -1,0 +1,44 @@
+//! The other processes of a daemon: this program, started by its supervisor with its channel as standard input.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use nix::sys::stat::{SFlag, fstat};
+
+use crate::exit::Failure;
+
+pub(crate) fn worker() -> Result<(), Failure> {
+    mcr_worker::run(channel()?).map_err(|error| Failure::failed(format!("worker: {}", chain(&error))))
+}
+
+pub(crate) fn control() -> Result<(), Failure> {
+    mcr_control::run(channel()?).map_err(|error| Failure::failed(format!("control: {}", chain(&error))))
+}
+
+/// The one descriptor that was inherited, under a number of its own; standard input is nothing from then on.
+fn channel() -> Result<OwnedFd, Failure> {
+    let stdin = io::stdin();
+    let is_socket = fstat(&stdin).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK);
+    if !is_socket {
+        return Err(Failure::usage("this role is started by `mcrd run`, with its channel as standard input"));
+    }
+    let taken = stdin.as_fd().try_clone_to_owned().and_then(|channel| {
+        nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+        Ok(channel)
+    });
+    taken.map_err(|error| Failure::io(format!("cannot take the channel from standard input: {error}"), &error))
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

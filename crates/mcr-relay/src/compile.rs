@@ -1,0 +1,303 @@
+//! From a rule and the state of the network to what the rule needs: a receiving socket, a membership or guard, and a sending
+//! socket for each output. One rule at a time and without memory, so that a change touches only the rules it concerns.
+//!
+//! What is not here: opening any of it, and the numbers (slots, socket ids) that a worker knows it by.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mcr_proto::{
+    endpoint::{IfName, Input, Output, OutputSource, Ttl},
+    message::RuleState,
+    plan::{OutputSlot, Route, RouteOutput, RuleSlot, SocketId, Via},
+    rule::{Datapath, DatapathChoice, RuleSpec},
+};
+
+/// What the compiler needs to know of the host's interfaces.
+pub trait Network {
+    /// The interface of this name, if there is one.
+    fn interface(&self, name: &IfName) -> Option<Interface>;
+}
+
+/// An interface, as far as a rule cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interface {
+    /// The kernel's number; changes when the interface is made again.
+    pub index: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Carrier present.
+    pub running: bool,
+    /// What its frames start with.
+    pub framing: Framing,
+}
+
+/// What frames of an interface start with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header (tun and the like).
+    Ip,
+    /// Something else; no `packet` path.
+    Other,
+}
+
+/// What the daemon is able to do on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// Packet and raw sockets may be opened (CAP_NET_RAW).
+    pub raw_sockets: bool,
+}
+
+/// A receiving socket, by what it receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ReceiverKey {
+    /// One AF_PACKET socket for all rules of a worker on an interface.
+    Packet {
+        /// The interface.
+        ifindex: u32,
+        /// Whether frames start with an Ethernet header.
+        ethernet: bool,
+    },
+    /// One UDP socket for all rules of a worker with this address, port and source on an interface.
+    Udp {
+        /// The interface.
+        ifindex: u32,
+        /// Address and port it is bound to.
+        bound: SocketAddr,
+        /// The one source it takes a group from (SSM); any, if not given.
+        source: Option<IpAddr>,
+    },
+}
+
+/// What else must be held so that the network delivers, and the host does not object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hold {
+    /// Membership of a group.
+    Join {
+        /// On this interface.
+        ifindex: u32,
+        /// The group.
+        group: IpAddr,
+        /// Only from this source (SSM).
+        source: Option<IpAddr>,
+    },
+    /// A socket bound to a unicast address that takes nothing: without one the host would answer each datagram with an ICMP
+    /// port unreachable while the `packet` path relays it.
+    Guard {
+        /// Address and port.
+        bound: SocketAddr,
+    },
+}
+
+/// A sending socket, by what its copies look like. Outputs that agree in all of it share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SenderKey {
+    /// IPv6, or IPv4.
+    pub ipv6: bool,
+    /// The interface copies leave by; without one the route decides.
+    pub ifindex: Option<u32>,
+    /// Source address, and port if fixed.
+    pub source: Option<(IpAddr, Option<u16>)>,
+    /// TTL or hop limit, unless set with each send.
+    pub hop_limit: u8,
+    /// Whether local listeners get multicast copies.
+    pub multicast_loop: bool,
+    /// A raw socket, for copies that keep the incoming source.
+    pub raw: bool,
+}
+
+/// A rule, compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// Whether it relays.
+    pub state: RuleState,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The data path, and why this one.
+    pub datapath: Option<Datapath>,
+    /// Why this data path.
+    pub datapath_reason: String,
+    /// The receiving socket; none unless active.
+    pub receiver: Option<ReceiverKey>,
+    /// What to hold; none unless active or paused.
+    pub hold: Option<Hold>,
+    /// In the order of the rule.
+    pub outputs: Vec<CompiledOutput>,
+}
+
+/// An output, compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompiledOutput {
+    /// Whether it can be sent to.
+    pub state: RuleState,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The sending socket; none unless active.
+    pub sender: Option<SenderKey>,
+}
+
+/// Compiles a rule.
+pub fn compile(spec: &RuleSpec, network: &impl Network, abilities: Abilities) -> Compiled {
+    let interface = network.interface(&spec.input.interface);
+    let (datapath, datapath_reason) = choose(spec.datapath, interface, abilities);
+    let outputs: Vec<_> =
+        spec.outputs.iter().map(|output| compile_output(output, network, abilities)).collect();
+    let (state, reason) = match (spec.enabled, &datapath) {
+        (false, _) => (RuleState::Disabled, None),
+        (true, None) => (RuleState::Failed, Some(datapath_reason.clone())),
+        (true, Some(_)) => rule_state(&spec.input.interface, interface, &outputs),
+    };
+    let (receiver, hold) = match (state, interface, datapath) {
+        (RuleState::Active, Some(interface), Some(datapath)) => {
+            let (receiver, hold) = receive_by(datapath, &spec.input, interface);
+            (Some(receiver), hold)
+        }
+        // A membership outlives the pause, so that a flapping link does not make the network forget the group.
+        (RuleState::Paused, Some(interface), Some(datapath)) => {
+            (None, receive_by(datapath, &spec.input, interface).1)
+        }
+        _ => (None, None),
+    };
+    Compiled { state, reason, datapath, datapath_reason, receiver, hold, outputs }
+}
+
+impl Compiled {
+    /// The route of an active rule: `sender` and `slots` say what its sockets and counters are called. None for any other.
+    pub fn route(
+        &self,
+        spec: &RuleSpec,
+        rule: RuleSlot,
+        input: SocketId,
+        slots: &[OutputSlot],
+        sender: impl Fn(&SenderKey) -> Option<SocketId>,
+    ) -> Option<Route> {
+        if self.state != RuleState::Active {
+            return None;
+        }
+        let outputs = spec.outputs.iter().zip(&self.outputs).zip(slots);
+        let outputs = outputs.map(|((output, compiled), slot)| {
+            let via = compiled.sender.as_ref().and_then(|key| sender(key).map(|socket| (key.raw, socket)));
+            RouteOutput {
+                slot: *slot,
+                destination: output.socket_addr(),
+                via: match via {
+                    Some((true, socket)) => Via::Raw(socket),
+                    Some((false, socket)) => Via::Udp(socket),
+                    None => Via::Nowhere,
+                },
+                ttl: output.ttl,
+                dscp: output.dscp,
+                rate: output.rate,
+            }
+        });
+        Some(Route {
+            rule,
+            input,
+            source: spec.input.source,
+            address: spec.input.address,
+            port: spec.input.port,
+            outputs: outputs.collect(),
+        })
+    }
+}
+
+fn rule_state(
+    name: &IfName,
+    interface: Option<Interface>,
+    outputs: &[CompiledOutput],
+) -> (RuleState, Option<String>) {
+    let (state, reason) = interface_state(name, interface);
+    if state != RuleState::Active {
+        return (state, reason);
+    }
+    if outputs.iter().any(|output| output.state == RuleState::Active) {
+        return (RuleState::Active, None);
+    }
+    // None can be sent to. The one that is nearest to working says what to do about it.
+    let nearest = [RuleState::Paused, RuleState::Unresolved, RuleState::Failed]
+        .into_iter()
+        .find_map(|state| outputs.iter().find(|output| output.state == state));
+    nearest.map_or((RuleState::Active, None), |output| (output.state, output.reason.clone()))
+}
+
+fn interface_state(name: &IfName, interface: Option<Interface>) -> (RuleState, Option<String>) {
+    match interface {
+        None => (RuleState::Unresolved, Some(format!("interface {name} does not exist"))),
+        Some(Interface { up: false, .. }) => (RuleState::Paused, Some(format!("interface {name} is down"))),
+        Some(Interface { running: false, .. }) => {
+            (RuleState::Paused, Some(format!("interface {name} has no carrier")))
+        }
+        Some(_) => (RuleState::Active, None),
+    }
+}
+
+/// The data path a rule gets, or none, and why.
+fn choose(
+    choice: DatapathChoice,
+    interface: Option<Interface>,
+    abilities: Abilities,
+) -> (Option<Datapath>, String) {
+    let packet = match (abilities.raw_sockets, interface.map(|interface| interface.framing)) {
+        (false, _) => Err("no CAP_NET_RAW"),
+        (true, Some(Framing::Other)) => Err("the interface has neither Ethernet nor IP framing"),
+        (true, _) => Ok(()),
+    };
+    match (choice, packet) {
+        (DatapathChoice::Kernel, _) => {
+            (None, "the kernel data path is not in this version; use auto, packet or udp".into())
+        }
+        (DatapathChoice::Udp, _) => (Some(Datapath::Udp), "asked for".into()),
+        (DatapathChoice::Packet, Ok(())) => (Some(Datapath::Packet), "asked for".into()),
+        (DatapathChoice::Packet, Err(why)) => (None, format!("the packet data path cannot be used: {why}")),
+        (DatapathChoice::Auto, Ok(())) => (Some(Datapath::Packet), "fastest that this host allows".into()),
+        (DatapathChoice::Auto, Err(why)) => (Some(Datapath::Udp), format!("packet cannot be used: {why}")),
+    }
+}
+
+fn receive_by(datapath: Datapath, input: &Input, interface: Interface) -> (ReceiverKey, Option<Hold>) {
+    let ifindex = interface.index;
+    let bound = input.socket_addr();
+    if datapath == Datapath::Udp {
+        // The socket itself joins: it is bound to one group, and goes when the last rule of the group goes.
+        return (ReceiverKey::Udp { ifindex, bound, source: input.source }, None);
+    }
+    let hold = if input.address.is_multicast() {
+        Some(Hold::Join { ifindex, group: input.address, source: input.source })
+    } else {
+        Some(Hold::Guard { bound })
+    };
+    (ReceiverKey::Packet { ifindex, ethernet: interface.framing == Framing::Ethernet }, hold)
+}
+
+fn compile_output(output: &Output, network: &impl Network, abilities: Abilities) -> CompiledOutput {
+    let interface = output.interface.as_ref().map(|name| (name, network.interface(name)));
+    let (state, reason) = match interface {
+        Some((name, interface)) => interface_state(name, interface),
+        None => (RuleState::Active, None),
+    };
+    if state != RuleState::Active {
+        return CompiledOutput { state, reason, sender: None };
+    }
+    let raw = output.source == OutputSource::Keep;
+    if raw && !abilities.raw_sockets {
+        let reason = Some("source=keep needs CAP_NET_RAW; run mcrd as root or use source=interface".into());
+        return CompiledOutput { state: RuleState::Failed, reason, sender: None };
+    }
+    let sender = SenderKey {
+        ipv6: output.address.is_ipv6(),
+        ifindex: interface.and_then(|(_, interface)| interface).map(|interface| interface.index),
+        source: match output.source {
+            OutputSource::Fixed(address, port) => Some((address, port)),
+            OutputSource::Interface | OutputSource::Keep => None,
+        },
+        // Raw copies carry their own, and kept ones set it with each send.
+        hop_limit: match output.ttl {
+            Ttl::Fixed(ttl) if !raw => ttl,
+            Ttl::Fixed(_) | Ttl::Keep => 64,
+        },
+        multicast_loop: output.multicast_loop,
+        raw,
+    };
+    CompiledOutput { state, reason: None, sender: Some(sender) }
+}

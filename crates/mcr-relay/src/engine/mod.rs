@@ -1,0 +1,391 @@
+//! A worker's routes at work.
+//!
+//! A batch goes through in two steps. [`Engine::relay`] takes each datagram (or superframe) to the routes that want it and
+//! appends it to each one's open run: datagrams of one size, of which only the last may be shorter, so that one send with
+//! `UDP_SEGMENT` carries them all. Then [`Engine::sends`] turns a run into one send for each output of its route: runs
+//! belong to routes, not to outputs, so the fan-out costs nothing until then.
+//!
+//! Invariants: the datagrams of a route leave in the order they came, because its runs are made and sent in that order; every
+//! datagram ends in exactly one call of [`Counts`] for its input, and every copy in one of [`Counts`] or one [`Send`].
+
+mod flows;
+mod rate;
+mod run;
+mod table;
+
+use std::net::SocketAddr;
+
+use hashbrown::HashMap;
+use mcr_proto::{
+    counters::{InputDrop, OutputDrop},
+    endpoint::{Dscp, Ttl},
+    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+};
+
+pub use self::run::{Part, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run};
+use self::{flows::Flows, rate::Bucket, table::Table};
+
+/// A datagram, or a superframe of several, as it came out of a receiving socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The socket it came through.
+    pub socket: SocketId,
+    /// Where to count it.
+    pub input: InputSlot,
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// What it was sent to.
+    pub destination: SocketAddr,
+    /// TTL or hop limit it came with.
+    pub hop_limit: u8,
+    /// TOS or traffic class byte it came with.
+    pub traffic_class: u8,
+    /// Which frame of the batch holds it.
+    pub frame: u32,
+    /// Where in the frame the payload starts.
+    pub offset: u32,
+    /// Payload length, of all datagrams of a superframe together.
+    pub bytes: u32,
+    /// Payload length of each datagram of a superframe but the last, which may be shorter; 0 if it is one datagram.
+    pub segment: u16,
+}
+
+impl Arrival {
+    /// How many datagrams it is.
+    pub fn datagrams(&self) -> u32 {
+        if self.segment == 0 { 1 } else { self.bytes.div_ceil(u32::from(self.segment)).max(1) }
+    }
+}
+
+/// Where the engine counts what does not leave.
+pub trait Counts {
+    /// Datagrams of an input that at least one rule took.
+    fn matched(&mut self, input: InputSlot, datagrams: u64);
+    /// Datagrams of an input that no rule got.
+    fn input_drop(&mut self, input: InputSlot, reason: InputDrop, datagrams: u64);
+    /// Datagrams that a rule took, and whether they are the first of a flow.
+    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, new_flow: bool);
+    /// Copies that are not sent.
+    fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64);
+}
+
+/// One send to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Send {
+    /// The output, for [`Engine::refuse_segments`].
+    pub output: OutputRef,
+    /// Where to count what comes of it.
+    pub slot: OutputSlot,
+    /// The way out; never [`Via::Nowhere`].
+    pub via: Via,
+    /// Where to.
+    pub destination: SocketAddr,
+    /// First datagram of the run to send.
+    pub first: u32,
+    /// How many of them; more than one goes out as `UDP_SEGMENT` of [`Run::segment`] bytes.
+    pub datagrams: u32,
+    /// TTL or hop limit to set, where the socket's own does not apply.
+    pub hop_limit: Option<u8>,
+    /// TOS or traffic class to set, where 0 does not apply.
+    pub traffic_class: Option<u8>,
+}
+
+/// An output of a route; valid until the next plan is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputRef {
+    route: u32,
+    output: u32,
+}
+
+/// There is no room for more runs: send those that are there first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunsFull;
+
+#[derive(Debug)]
+struct RouteState {
+    route: Route,
+    outputs: Vec<OutputState>,
+    /// Whether any output keeps the TTL, so that runs must not mix TTLs.
+    keeps_hop_limit: bool,
+    /// Whether all do, so that a used-up TTL ends at the input.
+    all_keep_hop_limit: bool,
+    /// The run that the next datagram may join.
+    open: Option<u32>,
+    last_flow: Option<SocketAddr>,
+}
+
+#[derive(Debug)]
+struct OutputState {
+    output: RouteOutput,
+    bucket: Option<Bucket>,
+    /// Datagrams larger than this are sent one by one: the kernel or device refused them in segments.
+    segment_max: u16,
+}
+
+/// All routes of a worker, and the runs of the batch at hand.
+#[derive(Debug)]
+pub struct Engine {
+    routes: Vec<Option<RouteState>>,
+    free: Vec<u32>,
+    by_rule: HashMap<RuleSlot, u32>,
+    table: Table,
+    flows: Flows,
+    runs: Vec<Run>,
+    runs_used: usize,
+}
+
+impl Engine {
+    /// An engine without routes that holds at most `runs_max` runs at a time.
+    pub fn new(runs_max: usize) -> Self {
+        Self {
+            routes: Vec::new(),
+            free: Vec::new(),
+            by_rule: HashMap::new(),
+            table: Table::default(),
+            flows: Flows::new(),
+            runs: (0..runs_max).map(|_| Run::new()).collect(),
+            runs_used: 0,
+        }
+    }
+
+    /// Applies one difference of a plan. Only between batches: asserts that no run is left.
+    pub fn apply(&mut self, op: PlanOp) {
+        assert_eq!(self.runs_used, 0, "a plan is applied between batches");
+        match op {
+            PlanOp::Put(route) => {
+                if !self.replace(&route) {
+                    self.remove(route.rule);
+                    self.insert(route);
+                }
+            }
+            PlanOp::Remove(rule) => {
+                self.remove(rule);
+                self.flows.forget(rule);
+            }
+        }
+    }
+
+    /// How many routes there are.
+    pub fn route_count(&self) -> usize {
+        self.by_rule.len()
+    }
+
+    /// Takes one arrival to its routes.
+    ///
+    /// # Errors
+    /// [`RunsFull`] before anything was done or counted: send and [`Engine::clear_runs`], then call again.
+    pub fn relay(&mut self, arrival: &Arrival, counts: &mut impl Counts) -> Result<(), RunsFull> {
+        let datagrams = arrival.datagrams();
+        let matches = self.table.lookup(arrival.socket, arrival.destination);
+        // Each match needs at most one run more than the arrival fills by itself.
+        let runs_needed = matches.len() * (2 + arrival.bytes as usize / Run::room(arrival.segment));
+        if self.runs.len() - self.runs_used < runs_needed {
+            if self.runs_used > 0 {
+                return Err(RunsFull);
+            }
+            self.runs.resize_with(runs_needed, Run::new);
+        }
+        let mut taken = false;
+        let mut expired = false;
+        for &index in matches {
+            let Some(state) = self.routes[index as usize].as_mut() else { continue };
+            if state.route.source.is_some_and(|source| source != arrival.source.ip()) {
+                continue;
+            }
+            if arrival.hop_limit <= 1 && state.all_keep_hop_limit {
+                expired = true;
+                continue;
+            }
+            taken = true;
+            let mut new_flow = false;
+            if state.last_flow != Some(arrival.source) {
+                state.last_flow = Some(arrival.source);
+                new_flow = self.flows.insert(state.route.rule, arrival.source);
+            }
+            counts.rule(state.route.rule, u64::from(datagrams), u64::from(arrival.bytes), new_flow);
+            append(state, index, arrival, &mut self.runs, &mut self.runs_used);
+        }
+        match (taken, expired) {
+            (true, _) => counts.matched(arrival.input, u64::from(datagrams)),
+            (false, true) => counts.input_drop(arrival.input, InputDrop::HopLimit, u64::from(datagrams)),
+            (false, false) => counts.input_drop(arrival.input, InputDrop::NoRule, u64::from(datagrams)),
+        }
+        Ok(())
+    }
+
+    /// The runs of this batch, in the order they must be sent.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs[..self.runs_used]
+    }
+
+    /// Calls `send` for each send that a run needs, and counts the copies that are not to be sent. `now_ns` is a monotonic clock.
+    pub fn sends(
+        &mut self,
+        run: usize,
+        now_ns: u64,
+        counts: &mut impl Counts,
+        mut send: impl FnMut(&Run, Send),
+    ) {
+        let run = &self.runs[..self.runs_used][run];
+        let Some(state) = self.routes[run.route as usize].as_mut() else { return };
+        for (index, state) in state.outputs.iter_mut().enumerate() {
+            let output = OutputRef { route: run.route, output: index as u32 };
+            let Some(datagrams) = admit(state, run, now_ns, counts) else { continue };
+            let all = Send {
+                output,
+                slot: state.output.slot,
+                via: state.output.via,
+                destination: state.output.destination,
+                first: 0,
+                datagrams,
+                hop_limit: match (state.output.ttl, state.output.via) {
+                    (Ttl::Keep, _) => Some(run.hop_limit.saturating_sub(1)),
+                    (Ttl::Fixed(ttl), Via::Raw(_)) => Some(ttl),
+                    (Ttl::Fixed(_), _) => None,
+                },
+                traffic_class: match state.output.dscp {
+                    Dscp::Keep => Some(run.traffic_class & !ECN).filter(|class| *class != 0),
+                    Dscp::Fixed(point) => Some(point << 2).filter(|class| *class != 0),
+                },
+            };
+            let segmented = matches!(state.output.via, Via::Udp(_)) && run.segment <= state.segment_max;
+            if datagrams == 1 || segmented {
+                send(run, all);
+            } else {
+                one_by_one(all).for_each(|one| send(run, one));
+            }
+        }
+    }
+
+    /// Notes that an output cannot take datagrams of this size in segments, so that they go one by one from now on.
+    pub fn refuse_segments(&mut self, output: OutputRef, segment: u16) {
+        if let Some(Some(state)) = self.routes.get_mut(output.route as usize)
+            && let Some(output) = state.outputs.get_mut(output.output as usize)
+        {
+            output.segment_max = output.segment_max.min(segment.saturating_sub(1));
+        }
+    }
+
+    /// Forgets the runs of the batch, sent or not.
+    pub fn clear_runs(&mut self) {
+        for run in &mut self.runs[..self.runs_used] {
+            if let Some(Some(state)) = self.routes.get_mut(run.route as usize) {
+                state.open = None;
+            }
+            run.clear();
+        }
+        self.runs_used = 0;
+    }
+
+    /// Exchanges a route for one that matches the same datagrams, keeping what its outputs learned. False if it matches others.
+    fn replace(&mut self, route: &Route) -> bool {
+        let Some(state) =
+            self.by_rule.get(&route.rule).and_then(|index| self.routes[*index as usize].as_mut())
+        else {
+            return false;
+        };
+        let old = &state.route;
+        if (old.input, old.address, old.port) != (route.input, route.address, route.port) {
+            return false;
+        }
+        let last_flow = state.last_flow;
+        let mut new = RouteState::new(route.clone());
+        for output in &mut new.outputs {
+            if let Some(same) = state.outputs.iter_mut().find(|known| known.output == output.output) {
+                output.bucket = same.bucket.take();
+                output.segment_max = same.segment_max;
+            }
+        }
+        *state = RouteState { last_flow, ..new };
+        true
+    }
+
+    fn insert(&mut self, route: Route) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.routes.push(None);
+            (self.routes.len() - 1) as u32
+        });
+        self.by_rule.insert(route.rule, index);
+        self.table.insert(route.input, SocketAddr::new(route.address, route.port), index);
+        self.routes[index as usize] = Some(RouteState::new(route));
+    }
+
+    fn remove(&mut self, rule: RuleSlot) {
+        let Some(index) = self.by_rule.remove(&rule) else { return };
+        if let Some(state) = self.routes[index as usize].take() {
+            self.table.remove(
+                state.route.input,
+                SocketAddr::new(state.route.address, state.route.port),
+                index,
+            );
+        }
+        self.free.push(index);
+    }
+}
+
+const ECN: u8 = 0b11;
+
+impl RouteState {
+    fn new(route: Route) -> Self {
+        let keeps = |output: &RouteOutput| output.ttl == Ttl::Keep;
+        Self {
+            keeps_hop_limit: route.outputs.iter().any(keeps),
+            all_keep_hop_limit: !route.outputs.is_empty() && route.outputs.iter().all(keeps),
+            outputs: route.outputs.iter().cloned().map(OutputState::new).collect(),
+            route,
+            open: None,
+            last_flow: None,
+        }
+    }
+}
+
+impl OutputState {
+    fn new(output: RouteOutput) -> Self {
+        Self { bucket: output.rate.map(Bucket::new), output, segment_max: u16::MAX }
+    }
+}
+
+/// Appends an arrival to its route's open run, beginning new ones as they fill.
+fn append(state: &mut RouteState, index: u32, arrival: &Arrival, runs: &mut [Run], runs_used: &mut usize) {
+    let mut rest = Part { frame: arrival.frame, offset: arrival.offset, bytes: arrival.bytes };
+    let hop_limit = if state.keeps_hop_limit { arrival.hop_limit } else { 0 };
+    loop {
+        let open = state.open.map(|open| &mut runs[open as usize]);
+        let left = match open {
+            Some(run) if run.hop_limit == hop_limit && run.traffic_class == arrival.traffic_class => {
+                run.push(rest, arrival.segment)
+            }
+            _ => Some(rest),
+        };
+        let Some(left) = left else { return };
+        rest = left;
+        let run = &mut runs[*runs_used];
+        run.begin(index, hop_limit, arrival.traffic_class);
+        state.open = Some(*runs_used as u32);
+        *runs_used += 1;
+    }
+}
+
+/// How many of a run's datagrams an output takes now, the rest being counted; none if it takes none.
+fn admit(state: &mut OutputState, run: &Run, now_ns: u64, counts: &mut impl Counts) -> Option<u32> {
+    let OutputState { output, bucket, .. } = state;
+    let all = run.datagrams();
+    if output.via == Via::Nowhere {
+        counts.output_drop(output.slot, OutputDrop::NoRoute, u64::from(all));
+        return None;
+    }
+    if output.ttl == Ttl::Keep && run.hop_limit <= 1 {
+        counts.output_drop(output.slot, OutputDrop::HopLimit, u64::from(all));
+        return None;
+    }
+    let admitted = bucket.as_mut().map_or(all, |bucket| bucket.take(run, now_ns));
+    if admitted < all {
+        counts.output_drop(output.slot, OutputDrop::Rate, u64::from(all - admitted));
+    }
+    (admitted > 0).then_some(admitted)
+}
+
+/// The same copies as one send for each datagram.
+pub fn one_by_one(all: Send) -> impl Iterator<Item = Send> {
+    (all.first..all.first + all.datagrams).map(move |first| Send { first, datagrams: 1, ..all })
+}

@@ -1,0 +1,68 @@
+//! What is held while rules need it: memberships, so that the network delivers, and guards, so that the host does not answer.
+
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, UdpSocket},
+};
+
+use mcr_relay::compile::Hold;
+use mcr_socket::{
+    filter::{self, Filter},
+    join::{JoinError, Membership, Memberships},
+};
+
+/// Everything held, each as often as it was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Holds {
+    memberships: Memberships,
+    held: HashMap<Hold, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    users: usize,
+    // Never read: it is there to be dropped.
+    _thing: Thing,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, not used")]
+enum Thing {
+    Membership(Membership),
+    Guard(Option<UdpSocket>),
+}
+
+impl Holds {
+    pub(crate) fn acquire(&mut self, hold: Hold) -> Result<(), JoinError> {
+        if let Some(held) = self.held.get_mut(&hold) {
+            held.users += 1;
+            return Ok(());
+        }
+        let thing = match hold {
+            Hold::Join { ifindex, group, source } => {
+                Thing::Membership(self.memberships.join(ifindex, group, source)?)
+            }
+            Hold::Guard { bound } => Thing::Guard(guard(bound)),
+        };
+        self.held.insert(hold, Held { users: 1, _thing: thing });
+        Ok(())
+    }
+
+    pub(crate) fn release(&mut self, hold: &Hold) {
+        if let Some(held) = self.held.get_mut(hold) {
+            held.users -= 1;
+            if held.users == 0 {
+                self.held.remove(hold);
+            }
+        }
+    }
+}
+
+/// A socket that takes an address's datagrams and drops them. There is none to make where a program of this host has the address
+/// already (it keeps getting its datagrams) or where the address is not this host's: nothing would be answered then.
+fn guard(bound: SocketAddr) -> Option<UdpSocket> {
+    // Not SO_REUSEADDR: that would take the datagrams away from a program that has the address with it.
+    let socket = UdpSocket::bind(bound).ok()?;
+    filter::attach(&socket, &Filter::drop_all()).ok()?;
+    Some(socket)
+}

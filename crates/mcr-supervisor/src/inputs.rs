@@ -1,0 +1,61 @@
+//! Which place in a worker's counters an input has. An input keeps it for as long as the daemon lives, in use or not, so that
+//! its counters never go back.
+
+use std::collections::BTreeMap;
+
+use mcr_metrics::INPUT_SLOTS;
+use mcr_proto::{
+    endpoint::IfName,
+    message::InputView,
+    plan::{InputSlot, WorkerIndex},
+    rule::Datapath,
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    slots: BTreeMap<(WorkerIndex, IfName, Datapath), InputSlot>,
+    next: u32,
+}
+
+impl Inputs {
+    /// The place of an input, given to it the first time; none if all are taken.
+    pub(crate) fn slot(
+        &mut self,
+        worker: WorkerIndex,
+        interface: IfName,
+        datapath: Datapath,
+    ) -> Option<InputSlot> {
+        if let Some(slot) = self.slots.get(&(worker, interface, datapath)) {
+            return Some(*slot);
+        }
+        let slot = InputSlot(self.next);
+        if self.next as usize >= INPUT_SLOTS {
+            return None;
+        }
+        self.next += 1;
+        self.slots.insert((worker, interface, datapath), slot);
+        Some(slot)
+    }
+
+    /// All of them behind `after`, in order of slot; `open` says whether one has a socket now.
+    pub(crate) fn views(
+        &self,
+        after: Option<InputSlot>,
+        open: impl Fn(WorkerIndex, InputSlot) -> bool,
+    ) -> Vec<InputView> {
+        let mut views: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| after.is_none_or(|after| **slot > after))
+            .map(|((worker, interface, datapath), slot)| InputView {
+                slot: *slot,
+                worker: *worker,
+                interface: *interface,
+                datapath: *datapath,
+                open: open(*worker, *slot),
+            })
+            .collect();
+        views.sort_unstable_by_key(|view| view.slot);
+        views
+    }
+}

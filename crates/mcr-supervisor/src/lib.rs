@@ -1,0 +1,30 @@
+//! The supervisor: the one process with rights. It starts the others, holds the rules, opens the sockets, and drives each worker
+//! from the plan it has to the plan it should have.
+//!
+//! It never reads what a client or the network sent: clients talk to the control process, which sends typed messages, and
+//! packets go to the workers. Nothing in it waits for a child: what a child does not take is queued, bounded, and what it does
+//! not answer becomes an error for the client while the loop goes on trying.
+//!
+//! One thread, one loop ([`run`]): a message of a child, a change in the network, a signal or a timer changes what is desired;
+//! then [`state::State::reconcile`].
+#![forbid(unsafe_code)]
+
+mod backoff;
+mod child;
+mod holds;
+mod inputs;
+mod listen;
+mod network;
+mod options;
+mod requests;
+mod rules;
+mod run;
+mod slots;
+mod sockets;
+mod state;
+mod worker;
+
+pub use child::Role;
+pub use listen::ListenError;
+pub use options::{Options, SupervisorError};
+pub use run::run;

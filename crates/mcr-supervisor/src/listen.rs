@@ -1,0 +1,186 @@
+//! The control socket's place in the file system: one daemon at a time, and no stale file in the way of the next.
+//!
+//! The lock, not the socket file, says whether a daemon is there: a file may be left by a daemon that was killed, a lock
+//! never is.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Read, Seek, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{MetadataExt, PermissionsExt, chown},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Why the control socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another daemon has it.
+    #[error("another mcrd{} listens on {path}; stop it, or choose another socket with --socket", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+        /// The other daemon's process, if it says.
+        pid: Option<u32>,
+    },
+    /// Something that is not a socket lies there.
+    #[error("{path} exists and is not a socket; remove it, or choose another with --socket")]
+    NotSocket {
+        /// What lies there.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("cannot {what} {path}: {source}{}", hint(source))]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run as root, or choose a socket of your own with --socket",
+        io::ErrorKind::NotFound => "; make the directory, or choose another with --socket",
+        _ => "",
+    }
+}
+
+/// A listening control socket; its file and its lock go when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) socket: UnixListener,
+    path: PathBuf,
+    lock_path: PathBuf,
+    // Held to the end: the files are removed under the lock, so no other daemon's are.
+    _lock: Flock<File>,
+}
+
+impl Listener {
+    /// Listens at `path`, readable and writable for the owner and, if given, the group.
+    pub(crate) fn open(path: &Path, group: Option<u32>) -> Result<Self, ListenError> {
+        make_directory(path)?;
+        let lock_path = lock_path(path);
+        let lock = lock(path, &lock_path)?;
+        match fs::symlink_metadata(path) {
+            Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+                return Err(ListenError::NotSocket { path: path.into() });
+            }
+            Ok(_) => fs::remove_file(path).map_err(failed("remove", path))?,
+            Err(_) => {}
+        }
+        let socket = UnixListener::bind(path).map_err(failed("listen on", path))?;
+        chown(path, None, group).map_err(failed("change the group of", path))?;
+        fs::set_permissions(path, Permissions::from_mode(0o660))
+            .map_err(failed("change the mode of", path))?;
+        Ok(Self { socket, path: path.into(), lock_path, _lock: lock })
+    }
+
+    /// Another descriptor of the socket, to hand on.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone().map(Into::into)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Nothing is left to be told of a failure; the next daemon copes with what stays.
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Makes the socket's own directory, not those above it.
+fn make_directory(path: &Path) -> Result<(), ListenError> {
+    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    match fs::create_dir(directory) {
+        Ok(()) => Ok(()),
+        Err(_) if directory.is_dir() => Ok(()),
+        Err(source) => Err(ListenError::Io { what: "make the directory", path: directory.into(), source }),
+    }
+}
+
+fn lock(path: &Path, lock_path: &Path) -> Result<Flock<File>, ListenError> {
+    loop {
+        let mut options = File::options();
+        let file = options.create(true).read(true).write(true).truncate(false).open(lock_path);
+        let file = file.map_err(failed("open", lock_path))?;
+        let mut locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            ListenError::Taken { path: path.into(), pid }
+        })?;
+        // A daemon that ended between open and lock took the file with it; then this is a lock on nothing.
+        let same = fs::metadata(lock_path).ok().map(|found| found.ino())
+            == locked.metadata().ok().map(|own| own.ino());
+        if same {
+            let written = locked.set_len(0).and_then(|()| locked.rewind());
+            written
+                .and_then(|()| writeln!(locked, "{}", std::process::id()))
+                .map_err(failed("write", lock_path))?;
+            return Ok(locked);
+        }
+    }
+}
+
+fn failed<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> ListenError + 'a {
+    move |source| ListenError::Io { what, path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_is_told_who_has_the_socket() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mcrd.sock");
+        let first = Listener::open(&path, None).expect("free");
+        let error = Listener::open(&path, None).expect_err("taken");
+        assert!(
+            matches!(error, ListenError::Taken { pid: Some(pid), .. } if pid == std::process::id()),
+            "{error}"
+        );
+        drop(first);
+        Listener::open(&path, None).expect("free again");
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_file_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mcrd.sock");
+        drop(UnixListener::bind(&path).expect("free"));
+        drop(Listener::open(&path, None).expect("the stale socket is replaced"));
+        fs::write(&path, "precious").expect("writable");
+        assert!(matches!(Listener::open(&path, None), Err(ListenError::NotSocket { .. })));
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+    }
+
+    #[test]
+    fn a_missing_directory_is_made_but_not_those_above_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        Listener::open(&directory.path().join("mcr/mcrd.sock"), None).expect("made");
+        let error = Listener::open(&directory.path().join("a/b/mcrd.sock"), None).expect_err("too deep");
+        assert!(error.to_string().contains("make the directory"), "{error}");
+    }
+}

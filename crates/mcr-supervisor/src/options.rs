@@ -1,0 +1,63 @@
+//! What a daemon is started with, and why it could not start.
+
+use std::{io, path::PathBuf};
+
+use mcr_proto::{message::IoChoice, rule::RuleSpec};
+
+use crate::listen::ListenError;
+
+/// What a daemon is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the control socket goes.
+    pub socket: PathBuf,
+    /// How many workers; one for each core that this process may use, if not given.
+    pub workers: Option<u16>,
+    /// Whose members may control the daemon, beside root and the daemon's own user.
+    pub group: Option<u32>,
+    /// Whether everyone else may read.
+    pub others_may_read: bool,
+    /// How workers do their I/O.
+    pub io: IoChoice,
+    /// Rules to begin with.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// Why a daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SupervisorError {
+    /// No control socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The network's state cannot be read.
+    #[error("cannot follow the network's state: {0}")]
+    Network(String),
+    /// A rule of the configuration cannot be added.
+    #[error("rule {name}: {reason}")]
+    Rule {
+        /// The rule.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The counters' shared memory cannot be made.
+    #[error("cannot make the counters' shared memory")]
+    Counters(#[from] mcr_metrics::AttachError),
+    /// Anything else the system refused.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SupervisorError {
+    /// For `map_err`.
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}

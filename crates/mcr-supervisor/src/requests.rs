@@ -1,0 +1,154 @@
+//! What control asks for, and the answers: at once where nothing is to be done by a worker, else when the worker has done it.
+
+use std::time::{Duration, Instant};
+
+use mcr_netmon::Snapshot;
+use mcr_proto::{
+    message::{Fault, FaultKind, Reply, Request, RuleState, WorkerState, WorkerView},
+    plan::{Generation, WorkerIndex},
+    rule::RuleId,
+};
+use serde::Serialize;
+
+use crate::{network, rules::Rule, state::State, state::not_found};
+
+/// How much of a list one message carries, so that a rule of 1,024 outputs still fits behind the others.
+const PAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a worker may take before the client is told that it is busy.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// What became of a request.
+pub(crate) enum Outcome {
+    /// The answer.
+    Now(Result<Reply, Fault>),
+    /// The answer comes when a worker has this generation.
+    When { worker: WorkerIndex, generation: Generation, then: Then },
+}
+
+/// What to answer once the worker has it.
+#[derive(Debug)]
+pub(crate) enum Then {
+    Added { rule: RuleId, created: bool },
+    Done,
+}
+
+/// An answer that waits for a worker.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) seq: u64,
+    pub(crate) worker: WorkerIndex,
+    pub(crate) generation: Generation,
+    pub(crate) then: Then,
+    pub(crate) until: Instant,
+}
+
+impl Waiting {
+    /// The answer, once it is due.
+    pub(crate) fn answer(&self, state: &State, now: Instant) -> Option<Result<Reply, Fault>> {
+        let worker = &state.workers[usize::from(self.worker.0)];
+        if worker.applied >= self.generation {
+            return Some(self.then.reply(state));
+        }
+        (now >= self.until).then(|| {
+            let message = format!(
+                "worker {} busy: the change is kept and takes effect when the worker answers; `mcrctl workers` shows its state",
+                self.worker
+            );
+            Err(Fault::new(FaultKind::Busy, message))
+        })
+    }
+}
+
+impl Then {
+    fn reply(&self, state: &State) -> Result<Reply, Fault> {
+        match self {
+            Self::Done => Ok(Reply::Done),
+            Self::Added { rule: id, created } => match state.rules.get(*id) {
+                Some(rule) => Ok(Reply::Added { rule: Box::new(rule.view()), created: *created }),
+                None => Err(Fault::new(FaultKind::NotFound, "the rule was removed while it was being added")),
+            },
+        }
+    }
+}
+
+/// Carries out one request.
+pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) -> Outcome {
+    let reply = match request {
+        Request::RuleAdd(spec) => return add(*spec, state, network),
+        Request::RuleRemove(rule) => {
+            return match state.remove(&rule) {
+                Ok((worker, generation)) => Outcome::When { worker, generation, then: Then::Done },
+                Err(fault) => Outcome::Now(Err(fault)),
+            };
+        }
+        Request::RuleShow(rule) => {
+            let found = state.rules.find(&rule).ok_or_else(|| not_found(&rule));
+            found.map(|rule| Reply::Rule(Box::new(rule.view())))
+        }
+        Request::RuleList { after } => {
+            let (rules, more) = page(state.rules.after(after).map(Rule::view));
+            Ok(Reply::Rules { rules, more })
+        }
+        Request::WorkerList => Ok(Reply::Workers(workers(state))),
+        Request::InterfaceList { after } => {
+            let rules = |name: &str| u32::try_from(state.rules.using(name).len()).unwrap_or(u32::MAX);
+            let (interfaces, more) = page(network::views(network, after, rules));
+            Ok(Reply::Interfaces { interfaces, more })
+        }
+        Request::InputList { after } => {
+            // Whoever lists inputs is about to read their counters.
+            state.count_drops();
+            let open = |worker: WorkerIndex, slot| state.workers[usize::from(worker.0)].sockets.uses(slot);
+            let (inputs, more) = page(state.inputs.views(after, open).into_iter());
+            Ok(Reply::Inputs { inputs, more })
+        }
+        Request::Ping => Ok(Reply::Done),
+    };
+    Outcome::Now(reply)
+}
+
+fn add(spec: mcr_proto::rule::RuleSpec, state: &mut State, network: &Snapshot) -> Outcome {
+    let (id, created) = match state.add(spec, network) {
+        Ok(added) => added,
+        Err(fault) => return Outcome::Now(Err(fault)),
+    };
+    let then = Then::Added { rule: id, created };
+    match state.rules.get(id) {
+        Some(rule) if rule.status.state == RuleState::Active => {
+            Outcome::When { worker: rule.worker, generation: rule.generation, then }
+        }
+        _ => Outcome::Now(then.reply(state)),
+    }
+}
+
+fn workers(state: &State) -> Vec<WorkerView> {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let workers = state.workers.iter().map(|worker| WorkerView {
+        index: worker.index,
+        pid: worker.running.as_ref().map(|running| running.pid),
+        state: worker.state,
+        core: worker.core,
+        io: worker.io.filter(|_| worker.state == WorkerState::Running),
+        restarts: worker.starts.saturating_sub(1),
+        rules: count(worker.route_count()),
+        sockets: count(worker.sockets.count()),
+        desired: worker.desired,
+        applied: worker.applied,
+    });
+    workers.collect()
+}
+
+/// As many items as one message carries, and whether there are more. One is always taken, so that a list gets on.
+fn page<T: Serialize>(mut items: impl Iterator<Item = T>) -> (Vec<T>, bool) {
+    let mut taken = Vec::new();
+    let mut bytes = 0;
+    for item in items.by_ref() {
+        bytes += mcr_proto::codec::encode(&item).map_or(PAGE_BYTES_MAX, |encoded| encoded.len());
+        taken.push(item);
+        if bytes >= PAGE_BYTES_MAX {
+            break;
+        }
+    }
+    (taken, items.next().is_some())
+}

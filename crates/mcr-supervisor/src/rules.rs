@@ -1,0 +1,195 @@
+//! The rules: what the user wants, and what has become of each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+};
+
+use mcr_proto::{
+    endpoint::IfName,
+    message::{OutputView, RuleRef, RuleState, RuleView},
+    plan::{Generation, OutputSlot, RuleSlot, WorkerIndex},
+    rule::{RuleId, RuleName, RuleSpec},
+};
+use mcr_relay::compile::{Compiled, Hold, ReceiverKey, SenderKey};
+
+/// A rule and everything that was acquired for it.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) id: RuleId,
+    pub(crate) name: RuleName,
+    /// With its name, also where the user gave none.
+    pub(crate) spec: RuleSpec,
+    pub(crate) slot: RuleSlot,
+    pub(crate) output_slots: Vec<OutputSlot>,
+    pub(crate) worker: WorkerIndex,
+    /// What the compiler said last; none before the first time, and when it must be carried out anew.
+    pub(crate) compiled: Option<Compiled>,
+    pub(crate) acquired: Acquired,
+    pub(crate) status: Status,
+    /// The plan of its worker that has it as it is now.
+    pub(crate) generation: Generation,
+}
+
+/// What a rule holds, to be given back.
+#[derive(Debug, Default)]
+pub(crate) struct Acquired {
+    pub(crate) receiver: Option<ReceiverKey>,
+    pub(crate) hold: Option<Hold>,
+    pub(crate) senders: Vec<SenderKey>,
+}
+
+/// The state of a rule as it turned out: as compiled, unless the host refused something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) state: RuleState,
+    pub(crate) reason: Option<String>,
+    pub(crate) outputs: Vec<(RuleState, Option<String>)>,
+}
+
+impl Status {
+    /// Whether the host refused something that it may grant later.
+    pub(crate) fn refused(&self) -> bool {
+        self.state == RuleState::Failed || self.outputs.iter().any(|(state, _)| *state == RuleState::Failed)
+    }
+}
+
+impl Rule {
+    pub(crate) fn view(&self) -> RuleView {
+        let outputs = self.spec.outputs.iter().zip(&self.output_slots).zip(&self.status.outputs);
+        let outputs = outputs.map(|((output, slot), (state, reason))| OutputView {
+            slot: *slot,
+            output: output.clone(),
+            state: *state,
+            reason: reason.clone(),
+        });
+        RuleView {
+            id: self.id,
+            spec: self.spec.clone(),
+            state: self.status.state,
+            reason: self.status.reason.clone(),
+            worker: self.worker,
+            datapath: self.compiled.as_ref().and_then(|compiled| compiled.datapath),
+            datapath_reason: self
+                .compiled
+                .as_ref()
+                .map_or_else(String::new, |compiled| compiled.datapath_reason.clone()),
+            slot: self.slot,
+            outputs: outputs.collect(),
+        }
+    }
+
+    fn interfaces(&self) -> impl Iterator<Item = &IfName> {
+        let outputs = self.spec.outputs.iter().filter_map(|output| output.interface.as_ref());
+        outputs.chain([&self.spec.input.interface])
+    }
+}
+
+/// All rules, found by id, name and interface.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    by_id: BTreeMap<RuleId, Rule>,
+    by_name: HashMap<RuleName, RuleId>,
+    by_interface: HashMap<IfName, BTreeSet<RuleId>>,
+    last_id: u64,
+}
+
+impl Rules {
+    /// An id that no rule had before.
+    pub(crate) fn fresh_id(&mut self) -> RuleId {
+        self.last_id += 1;
+        RuleId(self.last_id)
+    }
+
+    pub(crate) fn insert(&mut self, rule: Rule) {
+        self.by_name.insert(rule.name.clone(), rule.id);
+        for interface in rule.interfaces() {
+            self.by_interface.entry(*interface).or_default().insert(rule.id);
+        }
+        self.by_id.insert(rule.id, rule);
+    }
+
+    pub(crate) fn remove(&mut self, id: RuleId) -> Option<Rule> {
+        let rule = self.by_id.remove(&id)?;
+        self.by_name.remove(&rule.name);
+        for interface in rule.interfaces() {
+            if let Some(users) = self.by_interface.get_mut(interface) {
+                users.remove(&id);
+                if users.is_empty() {
+                    self.by_interface.remove(interface);
+                }
+            }
+        }
+        Some(rule)
+    }
+
+    pub(crate) fn find(&self, rule: &RuleRef) -> Option<&Rule> {
+        match rule {
+            RuleRef::Id(id) => self.by_id.get(id),
+            RuleRef::Name(name) => self.named(name),
+        }
+    }
+
+    pub(crate) fn named(&self, name: &RuleName) -> Option<&Rule> {
+        self.by_name.get(name).and_then(|id| self.by_id.get(id))
+    }
+
+    pub(crate) fn get(&self, id: RuleId) -> Option<&Rule> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: RuleId) -> Option<&mut Rule> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// In order of id, those behind `after`.
+    pub(crate) fn after(&self, after: Option<RuleId>) -> impl Iterator<Item = &Rule> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_id.range((start, Bound::Unbounded)).map(|(_, rule)| rule)
+    }
+
+    /// Those that name an interface as input or output.
+    pub(crate) fn using(&self, interface: &str) -> Vec<RuleId> {
+        let Ok(name) = interface.parse::<IfName>() else { return Vec::new() };
+        self.by_interface.get(&name).map(|rules| rules.iter().copied().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Those where the host refused something.
+    pub(crate) fn refused(&self) -> Vec<RuleId> {
+        self.by_id.values().filter(|rule| rule.status.refused()).map(|rule| rule.id).collect()
+    }
+}
+
+/// The worker that carries an input: the same for the same input, whatever else there is.
+///
+/// The source is left out, so that rules for one group share a worker whether they name sources or not.
+pub(crate) fn place(spec: &RuleSpec, workers: usize) -> WorkerIndex {
+    let key = format!("{}@{}", spec.input.socket_addr(), spec.input.interface);
+    // FNV-1a, 64 bits: stable over versions and hosts, which the standard library's hashers do not promise.
+    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    WorkerIndex((hash % workers.max(1) as u64) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_always_has_the_same_worker_and_inputs_are_spread() {
+        let rule = |text: String| {
+            RuleSpec::new(text.parse().expect("an input"), vec!["10.0.0.1:1".parse().expect("an output")])
+        };
+        let places: Vec<_> = (1..=100).map(|n| place(&rule(format!("239.1.1.{n}:5000@eth0")), 2)).collect();
+        let again: Vec<_> =
+            (1..=100).map(|n| place(&rule(format!("10.0.0.9>239.1.1.{n}:5000@eth0")), 2)).collect();
+        assert_eq!(places, again);
+        let first = places.iter().filter(|place| place.0 == 0).count();
+        assert!((30..=70).contains(&first), "{first} of 100");
+    }
+}

@@ -1,0 +1,442 @@
+//! The loop: one event at a time changes the state, then the state is reconciled.
+
+use std::{
+    collections::VecDeque,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use mcr_metrics::Segment;
+use mcr_netmon::Monitor;
+use mcr_proto::{
+    message::{
+        Fault, FaultKind, FromControl, FromWorker, IoChoice, LogLevel, Reply, ToControl, ToWorker,
+        WorkerState, tag,
+    },
+    plan::WorkerIndex,
+};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::{Pid, getuid},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    backoff::Backoff,
+    child::{ChildEvent, Happened, Role, Running},
+    listen::Listener,
+    network,
+    options::{Options, SupervisorError},
+    requests::{ANSWER_WITHIN, Outcome, Waiting, handle},
+    state::State,
+    worker::Worker,
+};
+
+/// Events taken before the loop goes on; more wait with their senders.
+const EVENTS_MAX: usize = 1024;
+/// How long children may take to stop.
+const STOP_WITHIN: Duration = Duration::from_millis(900);
+/// How long the kernel may take to end a child that was killed.
+const KILLED_WITHIN: Duration = Duration::from_millis(500);
+/// How often what the host refused is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+
+enum Event {
+    Worker(usize, ChildEvent<FromWorker>),
+    Control(ChildEvent<FromControl>),
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. `ready` is called once, when rules relay and clients are served.
+///
+/// # Errors
+/// Any [`SupervisorError`]; nothing is left behind then.
+pub fn run(options: Options, ready: impl FnOnce()) -> Result<(), SupervisorError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(SupervisorError::system("start the event loop"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let mut supervisor = Supervisor::start(options, Box::new(ready))?;
+        supervisor.attend().await
+    })
+}
+
+struct Supervisor<'a> {
+    options: Options,
+    state: State,
+    monitor: Monitor,
+    listener: Listener,
+    control: Control,
+    waiting: VecDeque<Waiting>,
+    events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
+    retry_at: Option<Instant>,
+    ready: Option<Box<dyn FnOnce() + 'a>>,
+}
+
+struct Control {
+    running: Option<Running>,
+    starts: u32,
+    ready: bool,
+    backoff: Backoff,
+    start_at: Option<Instant>,
+}
+
+impl<'a> Supervisor<'a> {
+    fn start(options: Options, ready: Box<dyn FnOnce() + 'a>) -> Result<Self, SupervisorError> {
+        let listener = Listener::open(&options.socket, options.group)?;
+        let monitor = Monitor::open().map_err(|error| SupervisorError::Network(error.to_string()))?;
+        let abilities = network::abilities();
+        if !abilities.raw_sockets {
+            info!("no CAP_NET_RAW: rules use the udp data path; run as root for packet");
+        }
+        let cores = cores();
+        let count = options.workers.map_or(cores.len(), usize::from);
+        let workers = (0..count).map(|index| {
+            let core = cores.get(index % cores.len().max(1)).copied();
+            Ok(Worker::new(WorkerIndex(index as u16), core, Segment::create()?))
+        });
+        let workers = workers.collect::<Result<Vec<_>, SupervisorError>>()?;
+        let mut state = State::new(workers, abilities);
+        for spec in &options.rules {
+            let name = spec.name.as_ref().map_or_else(|| spec.input.to_string(), ToString::to_string);
+            let added = state.add(spec.clone(), monitor.snapshot());
+            added.map_err(|fault| SupervisorError::Rule { name, reason: fault.message })?;
+        }
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let control = Control {
+            running: None,
+            starts: 0,
+            ready: false,
+            backoff: Backoff::new(),
+            start_at: Some(Instant::now()),
+        };
+        for worker in &mut state.workers {
+            worker.start_at = Some(Instant::now());
+        }
+        let waiting = VecDeque::new();
+        Ok(Self {
+            options,
+            state,
+            monitor,
+            listener,
+            control,
+            waiting,
+            events,
+            sender,
+            retry_at: None,
+            ready: Some(ready),
+        })
+    }
+
+    async fn attend(&mut self) -> Result<(), SupervisorError> {
+        let listen_to = |kind| signal(kind).map_err(SupervisorError::system("listen to signals"));
+        let mut terminate = listen_to(SignalKind::terminate())?;
+        let mut interrupt = listen_to(SignalKind::interrupt())?;
+        let netlink = self
+            .monitor
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(SupervisorError::system("duplicate a socket"))?;
+        // Deprecated for types that might not own the descriptor they name; an `OwnedFd` does, and what replaces it is unsafe.
+        #[allow(deprecated)]
+        let netlink =
+            AsyncFd::new(netlink).map_err(SupervisorError::system("wait for the network's changes"))?;
+        loop {
+            self.start_due_children()?;
+            self.state.reconcile();
+            self.answer_waiting();
+            self.say_ready();
+            let timer = self.next_timer();
+            tokio::select! {
+                event = self.events.recv() => {
+                    if let Some(event) = event {
+                        self.note(event);
+                    }
+                    // What else is there is handled before anything is sent, so that changes are gathered.
+                    while let Ok(event) = self.events.try_recv() {
+                        self.note(event);
+                    }
+                }
+                readable = netlink.readable() => {
+                    let mut readable = readable.map_err(SupervisorError::system("wait for the network's changes"))?;
+                    readable.clear_ready();
+                    self.follow_network();
+                }
+                () = until(timer) => self.retry_due(),
+                () = stopped(&mut terminate, &mut interrupt) => {
+                    info!("stopping");
+                    self.stop().await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Worker(index, ChildEvent { start, what }) => {
+                if self.state.workers[index].starts == start {
+                    self.note_worker(index, what);
+                }
+            }
+            Event::Control(ChildEvent { start, what }) => {
+                if self.control.starts == start {
+                    self.note_control(what);
+                }
+            }
+        }
+    }
+
+    fn note_worker(&mut self, index: usize, what: Happened<FromWorker>) {
+        let worker = &mut self.state.workers[index];
+        match what {
+            Happened::Said(FromWorker::Ready { io, fallback }) => {
+                worker.state = WorkerState::Running;
+                worker.io = Some(io);
+                info!(worker = index, ?io, fallback, "worker ready");
+                worker.begin_anew();
+            }
+            Happened::Said(FromWorker::Applied { generation }) => {
+                let free = worker.note_applied(generation);
+                self.state.recycle(free);
+            }
+            Happened::Said(FromWorker::Refused { problem }) => {
+                error!(worker = index, "worker refused: {problem}")
+            }
+            Happened::Said(FromWorker::SocketFailed { socket, errno }) => {
+                let reason = std::io::Error::from_raw_os_error(errno);
+                warn!(worker = index, socket = socket.0, "receiving failed: {reason}");
+            }
+            Happened::Said(FromWorker::Log { level, text }) => log_child("worker", Some(index), level, &text),
+            Happened::Ended { clean, how } => {
+                let pause = worker.backoff.ended(Instant::now(), clean);
+                warn!(worker = index, "worker ended ({how}); starting it again in {} ms", pause.as_millis());
+                worker.running = None;
+                worker.state = WorkerState::Backoff;
+                worker.start_at = Some(Instant::now() + pause);
+            }
+        }
+    }
+
+    fn note_control(&mut self, what: Happened<FromControl>) {
+        match what {
+            Happened::Said(FromControl::Ready) => {
+                self.control.ready = true;
+                debug!("control ready");
+            }
+            Happened::Said(FromControl::Request { seq, request }) => {
+                match handle(request, &mut self.state, self.monitor.snapshot()) {
+                    Outcome::Now(reply) => self.reply(seq, reply),
+                    Outcome::When { worker, generation, then } => {
+                        let until = Instant::now() + ANSWER_WITHIN;
+                        self.waiting.push_back(Waiting { seq, worker, generation, then, until });
+                    }
+                }
+            }
+            Happened::Said(FromControl::Log { level, text }) => log_child("control", None, level, &text),
+            Happened::Ended { clean, how } => {
+                let control = &mut self.control;
+                let pause = control.backoff.ended(Instant::now(), clean);
+                warn!("control ended ({how}); starting it again in {} ms", pause.as_millis());
+                (control.running, control.ready) = (None, false);
+                control.start_at = Some(Instant::now() + pause);
+                // Their clients are gone with it.
+                self.waiting.clear();
+            }
+        }
+    }
+
+    fn reply(&self, seq: u64, reply: Result<Reply, Fault>) {
+        let Some(control) = &self.control.running else { return };
+        if let Err(problem) = control.send(&ToControl::Reply { seq, reply }, Vec::new()) {
+            let fault = Fault::new(FaultKind::Limit, format!("the answer cannot be sent: {problem}"));
+            let _ = control.send(&ToControl::Reply { seq, reply: Err(fault) }, Vec::new());
+        }
+    }
+
+    fn answer_waiting(&mut self) {
+        let now = Instant::now();
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting.answer(&self.state, now) {
+                Some(reply) => {
+                    // The filters must let through what the client was told is relayed.
+                    self.state.reconcile();
+                    self.reply(waiting.seq, reply);
+                }
+                None => self.waiting.push_back(waiting),
+            }
+        }
+    }
+
+    fn follow_network(&mut self) {
+        // All of them: the descriptor is reported readable once for everything that is there.
+        loop {
+            match self.monitor.changes() {
+                Ok(changes) => self.state.network_changed(&changes, self.monitor.snapshot()),
+                Err(problem) => {
+                    error!("cannot read the network's changes: {problem}; reading all of its state anew soon");
+                    self.retry_at = Some(Instant::now() + RETRY_EVERY);
+                    return;
+                }
+            }
+            if self.monitor.caught_up() {
+                break;
+            }
+        }
+    }
+
+    fn retry_due(&mut self) {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.follow_network();
+            self.state.retry_refused(self.monitor.snapshot());
+        }
+    }
+
+    fn next_timer(&mut self) -> Option<Instant> {
+        if self.retry_at.is_none() && !self.state.rules.refused().is_empty() {
+            self.retry_at = Some(Instant::now() + RETRY_EVERY);
+        }
+        let starts = self.state.workers.iter().filter_map(|worker| worker.start_at);
+        let waits = self.waiting.iter().map(|waiting| waiting.until);
+        starts.chain(self.control.start_at).chain(self.retry_at).chain(waits).min()
+    }
+
+    fn start_due_children(&mut self) -> Result<(), SupervisorError> {
+        let now = Instant::now();
+        for index in 0..self.state.workers.len() {
+            if self.state.workers[index].start_at.is_some_and(|at| at <= now) {
+                self.start_worker(index).map_err(SupervisorError::system("start a worker"))?;
+            }
+        }
+        if self.control.start_at.is_some_and(|at| at <= now) {
+            self.start_control().map_err(SupervisorError::system("start the control process"))?;
+        }
+        Ok(())
+    }
+
+    fn start_worker(&mut self, index: usize) -> std::io::Result<()> {
+        let worker = &mut self.state.workers[index];
+        worker.starts += 1;
+        worker.start_at = None;
+        worker.state = WorkerState::Starting;
+        worker.backoff.started(Instant::now());
+        let wrap = move |event| Event::Worker(index, event);
+        let running = Running::start(Role::Worker, worker.starts, self.sender.clone(), wrap)?;
+        let start = ToWorker::Start { index: worker.index, core: worker.core, io: self.options.io };
+        let counters = worker.counters.as_fd().try_clone_to_owned()?;
+        running.send(&start, vec![(tag::COUNTERS, counters)]).map_err(std::io::Error::other)?;
+        worker.running = Some(running);
+        Ok(())
+    }
+
+    fn start_control(&mut self) -> std::io::Result<()> {
+        let control = &mut self.control;
+        control.starts += 1;
+        control.start_at = None;
+        control.backoff.started(Instant::now());
+        let running = Running::start(Role::Control, control.starts, self.sender.clone(), Event::Control)?;
+        let mut fds = vec![(tag::LISTENER, self.listener.duplicate()?)];
+        for worker in &self.state.workers {
+            fds.push((tag::COUNTERS, worker.counters.read_only()?));
+        }
+        let start = ToControl::Start {
+            workers: self.state.workers.len() as u16,
+            owner_uid: getuid().as_raw(),
+            group_gid: self.options.group,
+            others_may_read: self.options.others_may_read,
+        };
+        running.send(&start, fds).map_err(std::io::Error::other)?;
+        control.running = Some(running);
+        Ok(())
+    }
+
+    /// Says once that the daemon is ready: clients are served, and each worker has what it should have.
+    fn say_ready(&mut self) {
+        let workers = &self.state.workers;
+        let settled =
+            |worker: &Worker| worker.state == WorkerState::Running && worker.applied >= worker.desired;
+        if self.control.ready
+            && workers.iter().all(settled)
+            && let Some(ready) = self.ready.take()
+        {
+            let io = workers.first().and_then(|worker| worker.io).unwrap_or(IoChoice::Auto);
+            info!(workers = workers.len(), ?io, rules = self.state.rules.count(), socket = %self.options.socket.display(), "ready");
+            ready();
+        }
+    }
+
+    /// Lets the children finish, and ends those that do not.
+    async fn stop(&mut self) {
+        let mut left = 0;
+        for running in self.state.workers.iter().filter_map(|worker| worker.running.as_ref()) {
+            let _ = running.send(&ToWorker::Stop, Vec::new());
+            left += 1;
+        }
+        if let Some(running) = &self.control.running {
+            let _ = running.send(&ToControl::Stop, Vec::new());
+            left += 1;
+        }
+        let mut deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        let mut killed = false;
+        while left > 0 {
+            match tokio::time::timeout_at(deadline, self.events.recv()).await {
+                Ok(Some(Event::Worker(_, event))) => {
+                    left -= usize::from(matches!(event.what, Happened::Ended { .. }))
+                }
+                Ok(Some(Event::Control(event))) => {
+                    left -= usize::from(matches!(event.what, Happened::Ended { .. }))
+                }
+                Ok(None) => return,
+                Err(_) if killed => return,
+                Err(_) => {
+                    warn!("{left} children did not stop in time; killing them");
+                    let workers = self.state.workers.iter().filter_map(|worker| worker.running.as_ref());
+                    workers.chain(&self.control.running).for_each(Running::kill);
+                    killed = true;
+                    deadline += KILLED_WITHIN;
+                }
+            }
+        }
+    }
+}
+
+fn log_child(who: &'static str, worker: Option<usize>, level: LogLevel, text: &str) {
+    match level {
+        LogLevel::Error => error!(who, worker, "{text}"),
+        LogLevel::Warn => warn!(who, worker, "{text}"),
+        LogLevel::Info => info!(who, worker, "{text}"),
+        LogLevel::Debug => debug!(who, worker, "{text}"),
+    }
+}
+
+async fn until(timer: Option<Instant>) {
+    match timer {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// The cores this process may run on.
+fn cores() -> Vec<u16> {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return vec![0] };
+    let cores: Vec<u16> = (0..CpuSet::count())
+        .filter(|core| set.is_set(*core).unwrap_or(false))
+        .map(|core| core as u16)
+        .collect();
+    if cores.is_empty() { vec![0] } else { cores }
+}

@@ -1,0 +1,339 @@
+//! The supervisor's state and what changes it. Nothing here waits: every event changes what is desired, and [`State::reconcile`]
+//! brings the workers nearer to it.
+
+use mcr_metrics::{OUTPUT_SLOTS, RULE_SLOTS};
+use mcr_netmon::{Change, Snapshot};
+use mcr_proto::{
+    message::{Fault, FaultKind, RuleRef, RuleState},
+    plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
+    rule::{RuleId, RuleName, RuleSpec},
+};
+use mcr_relay::compile::{Abilities, Compiled, ReceiverKey, compile};
+use mcr_socket::filter::Wanted;
+use tracing::{info, warn};
+
+use crate::{
+    holds::Holds,
+    inputs::Inputs,
+    network::Interfaces,
+    rules::{Acquired, Rule, Rules, Status, place},
+    slots::Slots,
+    worker::{Retired, Worker},
+};
+
+pub(crate) struct State {
+    pub(crate) rules: Rules,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) inputs: Inputs,
+    pub(crate) abilities: Abilities,
+    holds: Holds,
+    rule_slots: Slots,
+    output_slots: Slots,
+}
+
+impl State {
+    pub(crate) fn new(workers: Vec<Worker>, abilities: Abilities) -> Self {
+        Self {
+            rules: Rules::default(),
+            inputs: Inputs::default(),
+            workers,
+            abilities,
+            holds: Holds::default(),
+            rule_slots: Slots::new(RULE_SLOTS),
+            output_slots: Slots::new(OUTPUT_SLOTS),
+        }
+    }
+
+    /// Adds a rule, unless an identical one is there. Returns its id and whether it is new.
+    pub(crate) fn add(&mut self, mut spec: RuleSpec, network: &Snapshot) -> Result<(RuleId, bool), Fault> {
+        spec.check().map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()).at(error.field()))?;
+        if let Some(known) = self.known(&spec)? {
+            return Ok((known, false));
+        }
+        let limit = |what: &str, max: usize| {
+            Fault::new(FaultKind::Limit, format!("no room for more {what}: {max} is the limit"))
+        };
+        if self.output_slots.available() < spec.outputs.len() {
+            return Err(limit("outputs", OUTPUT_SLOTS));
+        }
+        let slot = RuleSlot(self.rule_slots.take().ok_or_else(|| limit("rules", RULE_SLOTS))?);
+        let output_slots: Vec<_> =
+            spec.outputs.iter().filter_map(|_| self.output_slots.take()).map(OutputSlot).collect();
+        let id = self.rules.fresh_id();
+        let name = spec.name.clone().unwrap_or_else(|| self.name_for(id));
+        spec.name = Some(name.clone());
+        let worker = place(&spec, self.workers.len());
+        let unknown = (RuleState::Unresolved, None);
+        let status =
+            Status { state: RuleState::Unresolved, reason: None, outputs: vec![unknown; spec.outputs.len()] };
+        let acquired = Acquired::default();
+        let generation = Generation(0);
+        self.rules.insert(Rule {
+            id,
+            name,
+            spec,
+            slot,
+            output_slots,
+            worker,
+            compiled: None,
+            acquired,
+            status,
+            generation,
+        });
+        self.refresh(id, network);
+        Ok((id, true))
+    }
+
+    /// The identical rule that is there already; an error if one of the same name is another.
+    fn known(&self, spec: &RuleSpec) -> Result<Option<RuleId>, Fault> {
+        match &spec.name {
+            Some(name) => match self.rules.named(name) {
+                Some(rule) if rule.spec == *spec => Ok(Some(rule.id)),
+                Some(rule) => {
+                    let message = format!(
+                        "a rule named {name} exists already with input {} ({} outputs); remove it first, or choose another name",
+                        rule.spec.input,
+                        rule.spec.outputs.len()
+                    );
+                    Err(Fault::new(FaultKind::Exists, message).at("name"))
+                }
+                None => Ok(None),
+            },
+            // A client that tries again after a lost answer must not get every datagram twice.
+            None => {
+                Ok(self.rules.after(None).find(|rule| same_but_name(&rule.spec, spec)).map(|rule| rule.id))
+            }
+        }
+    }
+
+    fn name_for(&self, id: RuleId) -> RuleName {
+        let mut name = format!("rule-{id}");
+        loop {
+            match name.parse() {
+                Ok(name) if self.rules.named(&name).is_none() => return name,
+                _ => name.push('_'),
+            }
+        }
+    }
+
+    /// Removes a rule. Returns its worker and the generation without it.
+    pub(crate) fn remove(&mut self, rule: &RuleRef) -> Result<(WorkerIndex, Generation), Fault> {
+        let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
+        let Some(rule) = self.rules.remove(id) else { return Err(not_found(rule)) };
+        let worker = &mut self.workers[usize::from(rule.worker.0)];
+        let generation = worker.set_route(rule.slot, None);
+        release(rule.acquired, rule.slot, worker, &mut self.holds);
+        worker.retire(Retired { rule: rule.slot, outputs: rule.output_slots });
+        info!(rule = %rule.name, "rule removed");
+        Ok((rule.worker, generation))
+    }
+
+    /// Clears the counters' places that a worker counts in no more, and makes them free.
+    pub(crate) fn recycle(&mut self, retired: Vec<Retired>) {
+        for Retired { rule, outputs } in retired {
+            for worker in &self.workers {
+                worker.counters.clear_rule(rule);
+                outputs.iter().for_each(|slot| worker.counters.clear_output(*slot));
+            }
+            self.rule_slots.give(rule.0);
+            outputs.iter().for_each(|slot| self.output_slots.give(slot.0));
+        }
+    }
+
+    /// Follows what changed in the network.
+    pub(crate) fn network_changed(&mut self, changes: &[Change], network: &Snapshot) {
+        let mut concerned = Vec::new();
+        for change in changes {
+            match change {
+                Change::LinkAdded(link) | Change::LinkRemoved(link) => {
+                    concerned.extend(self.rules.using(&link.name))
+                }
+                Change::LinkChanged { old, new } => {
+                    concerned.extend(self.rules.using(&old.name));
+                    concerned.extend(self.rules.using(&new.name));
+                }
+                // An address may be what a refused output was waiting for.
+                Change::AddressAdded(_) => concerned.extend(self.rules.refused()),
+                _ => {}
+            }
+        }
+        concerned.sort_unstable();
+        concerned.dedup();
+        concerned.into_iter().for_each(|id| self.refresh(id, network));
+    }
+
+    /// Tries again what the host refused.
+    pub(crate) fn retry_refused(&mut self, network: &Snapshot) {
+        for id in self.rules.refused() {
+            self.refresh(id, network);
+        }
+    }
+
+    /// Compiles a rule and carries out what has changed.
+    fn refresh(&mut self, id: RuleId, network: &Snapshot) {
+        let Self { rules, workers, inputs, holds, abilities, .. } = self;
+        let Some(rule) = rules.get_mut(id) else { return };
+        let compiled = compile(&rule.spec, &Interfaces(network), *abilities);
+        if rule.compiled.as_ref() == Some(&compiled) && !rule.status.refused() {
+            return;
+        }
+        let worker = &mut workers[usize::from(rule.worker.0)];
+        // First the new, then the old: a socket or membership that both need stays.
+        let mut old = std::mem::take(&mut rule.acquired);
+        let status = acquire(rule, &compiled, worker, inputs, holds);
+        let mut partial = if status.state == RuleState::Failed {
+            std::mem::take(&mut rule.acquired)
+        } else {
+            Acquired::default()
+        };
+        // A receiver knows its rules, once each; the other things count how often they were acquired.
+        partial.receiver = partial.receiver.filter(|key| old.receiver != Some(*key));
+        old.receiver = old.receiver.filter(|key| rule.acquired.receiver != Some(*key));
+        release(partial, rule.slot, worker, holds);
+        release(old, rule.slot, worker, holds);
+        if status != rule.status || rule.compiled.is_none() {
+            log_state(rule, &status);
+        }
+        rule.status = status;
+        rule.compiled = Some(compiled);
+    }
+
+    /// Brings every worker nearer to what is desired.
+    pub(crate) fn reconcile(&mut self) {
+        for worker in &mut self.workers {
+            for problem in worker.sockets.refresh_filters() {
+                warn!(worker = worker.index.0, "{problem}");
+            }
+            if let Err(problem) = worker.reconcile() {
+                warn!(worker = worker.index.0, "cannot send the plan: {problem}");
+            }
+        }
+    }
+
+    /// Brings the kernel's counts of drops into the counters.
+    pub(crate) fn count_drops(&mut self) {
+        for worker in &mut self.workers {
+            worker.sockets.count_drops(&worker.counters);
+        }
+    }
+}
+
+pub(crate) fn not_found(rule: &RuleRef) -> Fault {
+    let message = format!("no rule {rule}; `mcrctl list` shows those there are");
+    Fault::new(FaultKind::NotFound, message).at("rule")
+}
+
+fn same_but_name(known: &RuleSpec, wanted: &RuleSpec) -> bool {
+    known.input == wanted.input
+        && known.outputs == wanted.outputs
+        && known.class == wanted.class
+        && known.datapath == wanted.datapath
+        && known.enabled == wanted.enabled
+}
+
+/// Opens and joins what a compiled rule needs and gives its worker the route; the rule's status, as it turned out.
+fn acquire(
+    rule: &mut Rule,
+    compiled: &Compiled,
+    worker: &mut Worker,
+    inputs: &mut Inputs,
+    holds: &mut Holds,
+) -> Status {
+    let mut status = Status {
+        state: compiled.state,
+        reason: compiled.reason.clone(),
+        outputs: compiled.outputs.iter().map(|output| (output.state, output.reason.clone())).collect(),
+    };
+    if let Some(hold) = compiled.hold {
+        match holds.acquire(hold) {
+            Ok(()) => rule.acquired.hold = Some(hold),
+            Err(error) => return fail(rule, worker, status, error.to_string()),
+        }
+    }
+    let Some(key) = compiled.receiver else {
+        rule.generation = worker.set_route(rule.slot, None);
+        return status;
+    };
+    let socket = match acquire_receiver(rule, key, compiled, worker, inputs) {
+        Ok(socket) => socket,
+        Err(reason) => return fail(rule, worker, status, reason),
+    };
+    let mut sockets = std::collections::HashMap::new();
+    for (output, (state, reason)) in compiled.outputs.iter().zip(&mut status.outputs) {
+        let Some(key) = output.sender else { continue };
+        match worker.sockets.acquire_sender(key) {
+            Ok(socket) => {
+                rule.acquired.senders.push(key);
+                sockets.insert(key, socket);
+            }
+            Err(error) => (*state, *reason) = (RuleState::Failed, Some(error)),
+        }
+    }
+    if sockets.is_empty() {
+        let reason = status.outputs.iter().find_map(|(_, reason)| reason.clone()).unwrap_or_default();
+        return fail(rule, worker, status, reason);
+    }
+    let route =
+        compiled.route(&rule.spec, rule.slot, socket, &rule.output_slots, |key| sockets.get(key).copied());
+    rule.generation = worker.set_route(rule.slot, route);
+    status
+}
+
+fn acquire_receiver(
+    rule: &mut Rule,
+    key: ReceiverKey,
+    compiled: &Compiled,
+    worker: &mut Worker,
+    inputs: &mut Inputs,
+) -> Result<mcr_proto::plan::SocketId, String> {
+    let input = &rule.spec.input;
+    let wanted = Wanted { destination: input.address, port: input.port, source: input.source };
+    let index = worker.index;
+    let slot = || -> Option<InputSlot> { inputs.slot(index, input.interface, compiled.datapath?) };
+    let socket = worker.sockets.acquire_receiver(key, rule.slot, wanted, input.interface.as_str(), slot)?;
+    rule.acquired.receiver = Some(key);
+    Ok(socket)
+}
+
+fn fail(rule: &mut Rule, worker: &mut Worker, mut status: Status, reason: String) -> Status {
+    rule.generation = worker.set_route(rule.slot, None);
+    status.state = RuleState::Failed;
+    status.reason = Some(reason);
+    status
+}
+
+fn release(acquired: Acquired, rule: RuleSlot, worker: &mut Worker, holds: &mut Holds) {
+    if let Some(key) = acquired.receiver {
+        worker.sockets.release_receiver(&key, rule, &worker.counters);
+    }
+    acquired.senders.iter().for_each(|key| worker.sockets.release_sender(key));
+    if let Some(hold) = acquired.hold {
+        holds.release(&hold);
+    }
+}
+
+fn log_state(rule: &Rule, status: &Status) {
+    let reason = status.reason.as_deref().unwrap_or("");
+    match status.state {
+        RuleState::Active | RuleState::Disabled => {
+            info!(rule = %rule.name, input = %rule.spec.input, worker = rule.worker.0, "rule {}", state_name(status.state));
+        }
+        state => warn!(rule = %rule.name, input = %rule.spec.input, "rule {}: {reason}", state_name(state)),
+    }
+    for (output, (state, reason)) in rule.spec.outputs.iter().zip(&status.outputs) {
+        if *state != RuleState::Active && status.state == RuleState::Active {
+            let reason = reason.as_deref().unwrap_or("");
+            warn!(rule = %rule.name, %output, "output {}: {reason}", state_name(*state));
+        }
+    }
+}
+
+fn state_name(state: RuleState) -> &'static str {
+    match state {
+        RuleState::Unresolved => "unresolved",
+        RuleState::Active => "active",
+        RuleState::Paused => "paused",
+        RuleState::Disabled => "disabled",
+        RuleState::Failed => "failed",
+    }
+}

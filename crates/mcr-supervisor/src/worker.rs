@@ -1,0 +1,160 @@
+//! One worker as the supervisor sees it: what it should have, what it was told, what it has.
+//!
+//! One plan is under way at a time. What changes meanwhile is gathered and becomes the next, so what is queued for a worker
+//! that does not answer is bounded by the rules there are, and a burst of changes costs few plans.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
+
+use mcr_metrics::Segment;
+use mcr_proto::{
+    codec,
+    message::{IoChoice, ToWorker, WorkerState, tag},
+    plan::{Generation, OutputSlot, PlanOp, Route, RuleSlot, WorkerIndex},
+};
+
+use crate::{
+    backoff::Backoff,
+    child::Running,
+    sockets::{Sockets, Untold},
+};
+
+/// How much of a plan one message carries; a route of 1,024 outputs fits.
+const PLAN_BYTES_MAX: usize = 96 * 1024;
+
+/// The counters' places of a removed rule.
+#[derive(Debug)]
+pub(crate) struct Retired {
+    pub(crate) rule: RuleSlot,
+    pub(crate) outputs: Vec<OutputSlot>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) index: WorkerIndex,
+    pub(crate) core: Option<u16>,
+    pub(crate) counters: Segment,
+    pub(crate) sockets: Sockets,
+    pub(crate) state: WorkerState,
+    pub(crate) running: Option<Running>,
+    pub(crate) starts: u32,
+    pub(crate) backoff: Backoff,
+    /// When to start it again.
+    pub(crate) start_at: Option<Instant>,
+    pub(crate) io: Option<IoChoice>,
+    routes: HashMap<RuleSlot, Route>,
+    dirty: BTreeSet<RuleSlot>,
+    pub(crate) desired: Generation,
+    sent: Generation,
+    pub(crate) applied: Generation,
+    retiring: Vec<(Generation, Retired)>,
+}
+
+impl Worker {
+    pub(crate) fn new(index: WorkerIndex, core: Option<u16>, counters: Segment) -> Self {
+        Self {
+            index,
+            core,
+            counters,
+            sockets: Sockets::default(),
+            state: WorkerState::Backoff,
+            running: None,
+            starts: 0,
+            backoff: Backoff::new(),
+            start_at: None,
+            io: None,
+            routes: HashMap::new(),
+            dirty: BTreeSet::new(),
+            desired: Generation(0),
+            sent: Generation(0),
+            applied: Generation(0),
+            retiring: Vec::new(),
+        }
+    }
+
+    /// Wants a rule relayed so, or not at all. Returns the generation that has it.
+    pub(crate) fn set_route(&mut self, rule: RuleSlot, route: Option<Route>) -> Generation {
+        let changed = match route {
+            Some(route) => {
+                self.routes.get(&rule) != Some(&route) && {
+                    self.routes.insert(rule, route);
+                    true
+                }
+            }
+            None => self.routes.remove(&rule).is_some(),
+        };
+        if changed {
+            self.desired.0 += 1;
+            self.dirty.insert(rule);
+        }
+        self.desired
+    }
+
+    pub(crate) fn route_count(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Keeps a removed rule's counters until the worker counts in them no more.
+    pub(crate) fn retire(&mut self, retired: Retired) {
+        self.retiring.push((self.desired, retired));
+    }
+
+    /// A new process is there and knows nothing.
+    pub(crate) fn begin_anew(&mut self) {
+        self.sockets.forget_told();
+        self.dirty = self.routes.keys().copied().collect();
+        // Whatever the dead one had applied, the new one has not.
+        self.desired.0 += 1;
+        (self.sent, self.applied) = (Generation(0), Generation(0));
+    }
+
+    /// Notes what the worker has applied. Returns the counters' places that are free now.
+    pub(crate) fn note_applied(&mut self, generation: Generation) -> Vec<Retired> {
+        self.applied = generation;
+        let Self { sockets, routes, dirty, .. } = self;
+        // A dirty route is newer than what was applied; it is admitted with the plan that carries it.
+        sockets.admit(|rule| routes.contains_key(&rule) && !dirty.contains(&rule));
+        let (free, kept) =
+            std::mem::take(&mut self.retiring).into_iter().partition(|(at, _)| *at <= generation);
+        self.retiring = kept;
+        Vec::into_iter(free).map(|(_, retired)| retired).collect()
+    }
+
+    /// Sends what the worker does not have yet, if it is ready for it.
+    pub(crate) fn reconcile(&mut self) -> Result<(), String> {
+        let Some(running) = self.running.as_ref().filter(|_| self.state == WorkerState::Running) else {
+            return Ok(());
+        };
+        if self.sent > self.applied || self.sent == self.desired {
+            return Ok(());
+        }
+        for untold in self.sockets.untold().map_err(|error| format!("cannot duplicate a socket: {error}"))? {
+            let (message, fd) = match untold {
+                Untold::Receiver { socket, input, kind, fd } => {
+                    (ToWorker::OpenReceiver { socket, input, kind }, fd)
+                }
+                Untold::Sender { socket, fd } => (ToWorker::OpenSender { socket }, fd),
+            };
+            running.send(&message, vec![(tag::SOCKET, fd)]).map_err(|error| error.to_string())?;
+        }
+        let ops = std::mem::take(&mut self.dirty).into_iter().map(|rule| match self.routes.get(&rule) {
+            Some(route) => PlanOp::Put(route.clone()),
+            None => PlanOp::Remove(rule),
+        });
+        let mut parts = codec::chunks(ops.collect(), PLAN_BYTES_MAX);
+        let last = parts.pop().unwrap_or_default();
+        let generation = self.desired;
+        let parts = parts.into_iter().map(|ops| (ops, false)).chain([(last, true)]);
+        for (ops, last) in parts {
+            let part = ToWorker::Plan { generation, ops, last };
+            running.send(&part, Vec::new()).map_err(|error| error.to_string())?;
+        }
+        for socket in self.sockets.take_closing() {
+            running.send(&ToWorker::CloseSocket { socket }, Vec::new()).map_err(|error| error.to_string())?;
+        }
+        self.sent = generation;
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! A batch: frames received together, on their way through the engine.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use mcr_relay::engine::{Arrival, Engine, RunsFull};
+use mcr_uring_io::{Io, Received};
+
+use crate::{
+    arrival::{self, Origin},
+    counts::Counts,
+};
+
+const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// A received frame. It stays until the last copy of the batch is sent, so that any copy can be made again.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) received: Received,
+    pub(crate) origin: Origin,
+    /// Who sent it; for outputs that keep the source. Known once the frame is relayed.
+    pub(crate) source: SocketAddr,
+}
+
+impl Frame {
+    pub(crate) fn new(received: Received, origin: Origin) -> Self {
+        Self { received, origin, source: UNKNOWN }
+    }
+}
+
+/// The frames at work, and how far the work has come.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    frames: Vec<Frame>,
+    next: usize,
+    /// Read and counted as received, but the engine had no room for it yet.
+    held: Option<Arrival>,
+}
+
+impl Batch {
+    pub(crate) fn new(frames_max: usize) -> Self {
+        Self { frames: Vec::with_capacity(frames_max), next: 0, held: None }
+    }
+
+    pub(crate) fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    pub(crate) fn is_relayed(&self) -> bool {
+        self.next == self.frames.len()
+    }
+
+    /// Begins with these frames; `frames` is empty afterwards. The frames of the batch before must have been recycled.
+    pub(crate) fn begin(&mut self, frames: &mut Vec<Frame>) {
+        assert!(self.frames.is_empty(), "a frame that is dropped is a buffer lost");
+        std::mem::swap(&mut self.frames, frames);
+        self.next = 0;
+    }
+
+    /// Gives all frames back.
+    pub(crate) fn recycle(&mut self, io: &mut Io) {
+        for frame in self.frames.drain(..) {
+            io.recycle(frame.received);
+        }
+        self.next = 0;
+    }
+
+    /// Takes frames to their routes, until all are taken or the engine's runs are full and must be sent first.
+    pub(crate) fn relay(&mut self, io: &Io, engine: &mut Engine, counts: &mut Counts<'_>) {
+        while let Some(frame) = self.frames.get_mut(self.next) {
+            let arrival = self.held.take().or_else(|| read(io, frame, self.next, counts));
+            if let Some(arrival) = arrival {
+                frame.source = arrival.source;
+                if engine.relay(&arrival, counts) == Err(RunsFull) {
+                    self.held = Some(arrival);
+                    return;
+                }
+            }
+            self.next += 1;
+        }
+    }
+}
+
+/// Reads a frame and counts it.
+#[inline]
+fn read(io: &Io, frame: &Frame, index: usize, counts: &Counts<'_>) -> Option<Arrival> {
+    let input = frame.origin.input;
+    match arrival::decode(&io.datagram(&frame.received), &frame.origin, index as u32) {
+        Ok(arrival) => {
+            counts.received(input, arrival.datagrams(), arrival.bytes);
+            Some(arrival)
+        }
+        Err(rejected) => {
+            counts.received(input, rejected.datagrams, rejected.bytes);
+            counts.rejected(input, rejected);
+            None
+        }
+    }
+}

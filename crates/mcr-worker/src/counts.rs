@@ -1,0 +1,120 @@
+//! Counting into the worker's segment. The only place that knows which outcome goes to which counter.
+
+use mcr_metrics::Segment;
+use mcr_proto::{
+    counters::{InputDrop, OutputDrop},
+    plan::{InputSlot, OutputSlot, RuleSlot},
+};
+use mcr_relay::engine;
+
+use crate::arrival::Rejected;
+
+/// The segment, and the time that rules were last seen at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts<'a> {
+    pub(crate) segment: &'a Segment,
+    /// Nanoseconds since 1970, read once a batch.
+    pub(crate) realtime_ns: u64,
+}
+
+impl Counts<'_> {
+    /// One frame came, of so many datagrams.
+    #[inline]
+    pub(crate) fn received(&self, input: InputSlot, datagrams: u32, bytes: u32) {
+        let counters = self.segment.input(input);
+        counters.frames.add(1);
+        counters.datagrams.add(u64::from(datagrams));
+        counters.bytes.add(u64::from(bytes));
+    }
+
+    /// It was no arrival.
+    #[cold]
+    pub(crate) fn rejected(&self, input: InputSlot, rejected: Rejected) {
+        let drop = &self.segment.input(input).drops[rejected.reason as usize];
+        drop.add(u64::from(rejected.datagrams));
+    }
+
+    /// The kernel took so many copies.
+    #[inline]
+    pub(crate) fn sent(&self, output: OutputSlot, datagrams: u32, bytes: u32) {
+        let counters = self.segment.output(output);
+        counters.copies.add(u64::from(datagrams));
+        counters.bytes.add(u64::from(bytes));
+    }
+
+    /// The kernel refused so many copies.
+    #[cold]
+    pub(crate) fn refused(&self, output: OutputSlot, datagrams: u32, errno: i32) {
+        let counters = self.segment.output(output);
+        let reason = reason_of(errno);
+        counters.drops[reason as usize].add(u64::from(datagrams));
+        if reason == OutputDrop::SendError {
+            counters.send_errors.add(errno, u64::from(datagrams));
+        }
+    }
+}
+
+impl engine::Counts for Counts<'_> {
+    #[inline]
+    fn matched(&mut self, input: InputSlot, datagrams: u64) {
+        self.segment.input(input).matched.add(datagrams);
+    }
+
+    #[inline]
+    fn input_drop(&mut self, input: InputSlot, reason: InputDrop, datagrams: u64) {
+        self.segment.input(input).drops[reason as usize].add(datagrams);
+    }
+
+    #[inline]
+    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, new_flow: bool) {
+        let counters = self.segment.rule(rule);
+        counters.datagrams.add(datagrams);
+        counters.bytes.add(bytes);
+        counters.last_seen_ns.set(self.realtime_ns);
+        if new_flow {
+            counters.flows.add(1);
+        }
+    }
+
+    #[inline]
+    fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64) {
+        self.segment.output(output).drops[reason as usize].add(datagrams);
+    }
+}
+
+/// What a failed send is counted as (send(2), ip(7), udp(7)).
+fn reason_of(errno: i32) -> OutputDrop {
+    match errno {
+        libc::EMSGSIZE => OutputDrop::TooBig,
+        // The last two: the interface that the socket is bound to is gone.
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::ENODEV | libc::ENXIO => {
+            OutputDrop::NoRoute
+        }
+        libc::EAGAIN | libc::ENOBUFS => OutputDrop::QueueFull,
+        _ => OutputDrop::SendError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_send_is_counted_once_and_by_errno_only_if_it_has_no_reason_of_its_own() {
+        let segment = Segment::create().expect("memory");
+        let counts = Counts { segment: &segment, realtime_ns: 0 };
+        let slot = OutputSlot(5);
+        for errno in [libc::EMSGSIZE, libc::ENETDOWN, libc::EAGAIN, libc::EPERM, libc::EPERM] {
+            counts.refused(slot, 3, errno);
+        }
+        let drops: Vec<_> = segment.output(slot).drops.iter().map(mcr_metrics::Counter::get).collect();
+        let count = |reason: OutputDrop| drops[reason as usize];
+        assert_eq!(count(OutputDrop::TooBig), 3);
+        assert_eq!(count(OutputDrop::NoRoute), 3);
+        assert_eq!(count(OutputDrop::QueueFull), 3);
+        assert_eq!(count(OutputDrop::SendError), 6);
+        assert_eq!(drops.iter().sum::<u64>(), 15);
+        let errors: Vec<_> = segment.output(slot).send_errors.counts().collect();
+        assert_eq!(errors, [(libc::EPERM, 6)]);
+    }
+}

@@ -1,0 +1,208 @@
+//! The one loop of a worker: wait, take the batch to its routes, send, recycle, listen to the supervisor.
+//!
+//! There are two batches: one whose copies are being sent and one being received. A wait submits the sends of the former and
+//! brings their results together with the next frames. At most [`EVENTS_MAX`] events come out of a wait, and at most
+//! [`BUFFERS`] frames are held at any time, so that neither batch grows without bound; in what measure inputs share them is
+//! the I/O's business. Routes change only while no copy is being made.
+
+use std::time::Duration;
+
+use mcr_metrics::Segment;
+use mcr_proto::message::{FromWorker, LogLevel};
+use mcr_relay::engine::Engine;
+use mcr_uring_io::{Event, Io, SocketKey};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::{
+    WorkerError,
+    batch::{Batch, Frame},
+    commands::{self, Plans, Subject, Then},
+    counts::Counts,
+    link::Link,
+    sends::{Context, Sends},
+    sockets::Sockets,
+};
+
+/// Receive buffers, hence frames held at a time. A buffer has room for any superframe, but only touched pages count.
+pub(crate) const BUFFERS: u16 = 256;
+/// Sends queued or in flight.
+pub(crate) const SENDS_MAX: u16 = 1024;
+/// Events of one wait.
+pub(crate) const EVENTS_MAX: u16 = 512;
+/// Runs of one step; more frames than fill them are taken in several steps.
+const RUNS_MAX: usize = 512;
+
+/// An idle worker shows twice a second that it is alive.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How soon a full channel to the supervisor is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+/// How long a stopping worker goes on with what it has received.
+const DRAIN_NS: u64 = 500_000_000;
+/// Waits that may fail in a row, for want of memory say, before the worker gives up.
+const FAILED_WAITS_MAX: u32 = 16;
+
+/// A worker at work.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    io: Io,
+    engine: Engine,
+    segment: Segment,
+    link: Link,
+    /// The channel as the I/O knows it.
+    watch: SocketKey,
+    sockets: Sockets,
+    plans: Plans,
+    /// Being sent.
+    batch: Batch,
+    /// Being received.
+    incoming: Vec<Frame>,
+    sends: Sends,
+    /// The supervisor has said something.
+    called: bool,
+    /// Set when the worker was told to stop.
+    drain_until_ns: Option<u64>,
+    realtime_ns: u64,
+}
+
+impl Worker {
+    pub(crate) fn new(io: Io, segment: Segment, link: Link, watch: SocketKey) -> Self {
+        Self {
+            io,
+            engine: Engine::new(RUNS_MAX),
+            segment,
+            link,
+            watch,
+            sockets: Sockets::default(),
+            plans: Plans::default(),
+            batch: Batch::new(BUFFERS.into()),
+            incoming: Vec::with_capacity(BUFFERS.into()),
+            sends: Sends::new(SENDS_MAX),
+            called: false,
+            drain_until_ns: None,
+            realtime_ns: 0,
+        }
+    }
+
+    /// Works until told to stop, or until the supervisor is gone.
+    pub(crate) fn work(mut self) -> Result<(), WorkerError> {
+        let mut events = Vec::with_capacity(self.io.events_max());
+        let mut failed_waits = 0;
+        loop {
+            match self.io.wait(Some(self.timeout()), &mut events) {
+                Ok(()) => failed_waits = 0,
+                Err(_) if failed_waits < FAILED_WAITS_MAX => failed_waits += 1,
+                Err(error) => return Err(WorkerError::Wait(error)),
+            }
+            let now_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+            let idle = events.is_empty();
+            self.beat(now_ns);
+            self.take(&mut events, now_ns)?;
+            if self.step(now_ns)? == Then::Exit || self.is_drained(idle, now_ns) {
+                return Ok(());
+            }
+            if self.link.is_waiting() {
+                self.link.flush()?;
+            }
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        match self.drain_until_ns {
+            Some(_) if self.sends.in_flight() == 0 => Duration::ZERO,
+            Some(_) => RETRY,
+            None if self.link.is_waiting() => RETRY,
+            None => HEARTBEAT,
+        }
+    }
+
+    fn beat(&self, now_ns: u64) {
+        let header = self.segment.header();
+        header.heartbeat_ns.set(now_ns);
+        header.turns.add(1);
+    }
+
+    /// Sorts what a wait brought.
+    fn take(&mut self, events: &mut Vec<Event>, now_ns: u64) -> Result<(), WorkerError> {
+        let counts = Counts { segment: &self.segment, realtime_ns: self.realtime_ns };
+        for event in events.drain(..) {
+            match event {
+                Event::Received { socket, frame } => match self.sockets.origin(socket) {
+                    Some(origin) => self.incoming.push(Frame::new(frame, origin)),
+                    // Not reached: no event bears the key of a closed socket.
+                    None => self.io.recycle(frame),
+                },
+                Event::Sent { token, result } => {
+                    self.sends.ended(token, result, &mut self.engine, &counts);
+                }
+                Event::Readable { socket } => self.called |= socket == self.watch,
+                Event::ReceiveFailed { socket, errno } => {
+                    if let Some(socket) = self.sockets.failed(socket, now_ns) {
+                        self.link.note(&FromWorker::SocketFailed { socket, errno })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what can be done without waiting: the rest of the batch at hand, commands, and the next batch up to its sends.
+    fn step(&mut self, now_ns: u64) -> Result<Then, WorkerError> {
+        loop {
+            if !self.send(now_ns) {
+                return Ok(Then::GoOn);
+            }
+            self.engine.clear_runs();
+            self.sends.begin();
+            if self.batch.is_relayed() {
+                self.batch.recycle(&mut self.io);
+                if std::mem::take(&mut self.called) && self.listen(now_ns)? == Then::Exit {
+                    return Ok(Then::Exit);
+                }
+                if self.incoming.is_empty() {
+                    return Ok(Then::GoOn);
+                }
+                self.batch.begin(&mut self.incoming);
+                self.realtime_ns = self::now_ns(ClockId::CLOCK_REALTIME);
+            }
+            let mut counts = Counts { segment: &self.segment, realtime_ns: self.realtime_ns };
+            self.batch.relay(&self.io, &mut self.engine, &mut counts);
+        }
+    }
+
+    /// Makes the sends of the runs; true when all have ended.
+    fn send(&mut self, now_ns: u64) -> bool {
+        self.sends.advance(&mut Context {
+            io: &mut self.io,
+            engine: &mut self.engine,
+            sockets: &self.sockets,
+            frames: self.batch.frames(),
+            counts: Counts { segment: &self.segment, realtime_ns: self.realtime_ns },
+            now_ns,
+        })
+    }
+
+    fn listen(&mut self, now_ns: u64) -> Result<Then, WorkerError> {
+        let Self { io, engine, sockets, sends, link, plans, .. } = self;
+        let then = commands::carry_out(link, plans, &mut Subject { io, engine, sockets, sends })?;
+        if then == Then::Drain {
+            self.drain_until_ns = Some(now_ns + DRAIN_NS);
+            // Whatever else the supervisor says, or that it is gone, changes nothing now.
+            self.io.close(self.watch);
+            self.link.log(LogLevel::Debug, "stopping")?;
+        }
+        Ok(then)
+    }
+
+    /// Whether a stopping worker has nothing left to do, or no time left to do it.
+    fn is_drained(&self, idle: bool, now_ns: u64) -> bool {
+        let Some(until_ns) = self.drain_until_ns else { return false };
+        let done = idle && self.sends.in_flight() == 0 && self.incoming.is_empty();
+        done || now_ns >= until_ns
+    }
+}
+
+fn now_ns(clock: ClockId) -> u64 {
+    // Fails only for clocks the kernel does not have (clock_gettime(2)).
+    let time = clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    time.as_nanos() as u64
+}

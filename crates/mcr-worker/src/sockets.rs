@@ -1,0 +1,126 @@
+//! The sockets the worker was given, by the supervisor's name and by that of the I/O.
+
+use std::os::fd::OwnedFd;
+
+use hashbrown::HashMap;
+use mcr_proto::{
+    message::ReceiverKind,
+    plan::{InputSlot, PlanOp, Route, SocketId, Via},
+};
+use mcr_uring_io::{AddError, Io, ReceiveShape, SocketKey};
+
+use crate::arrival::Origin;
+
+/// A failing socket is reported at most so often.
+const REPORT_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Room for the sender's address, and for the control messages mcr-socket asks for, with some to spare: auxdata takes 40 bytes;
+/// TTL, TOS, packet info and segment size together 24 + 24 + 40 + 24.
+const PACKET_SHAPE: ReceiveShape = ReceiveShape { name_bytes: 20, control_bytes: 64 };
+const UDP_SHAPE: ReceiveShape = ReceiveShape { name_bytes: 28, control_bytes: 160 };
+
+#[derive(Debug)]
+struct Receiver {
+    origin: Origin,
+    reported_ns: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Receiver(SocketKey),
+    Sender(SocketKey),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    receivers: HashMap<SocketKey, Receiver>,
+    by_id: HashMap<SocketId, Role>,
+}
+
+/// Why a socket was not taken; it is closed then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("socket {0} is open already")]
+    Taken(SocketId),
+    #[error(transparent)]
+    Add(#[from] AddError),
+}
+
+impl Sockets {
+    pub(crate) fn open_receiver(
+        &mut self,
+        io: &mut Io,
+        fd: OwnedFd,
+        origin: Origin,
+    ) -> Result<(), OpenError> {
+        self.check_new(origin.socket)?;
+        let shape = match origin.kind {
+            ReceiverKind::Packet { .. } => PACKET_SHAPE,
+            ReceiverKind::Udp { .. } => UDP_SHAPE,
+        };
+        let key = io.add_receiver(fd, shape)?;
+        self.by_id.insert(origin.socket, Role::Receiver(key));
+        self.receivers.insert(key, Receiver { origin, reported_ns: None });
+        Ok(())
+    }
+
+    pub(crate) fn open_sender(&mut self, io: &mut Io, fd: OwnedFd, id: SocketId) -> Result<(), OpenError> {
+        self.check_new(id)?;
+        let key = io.add_sender(fd)?;
+        self.by_id.insert(id, Role::Sender(key));
+        Ok(())
+    }
+
+    /// False if there is no such socket.
+    pub(crate) fn close(&mut self, io: &mut Io, id: SocketId) -> bool {
+        let Some(role) = self.by_id.remove(&id) else { return false };
+        let (Role::Receiver(key) | Role::Sender(key)) = role;
+        self.receivers.remove(&key);
+        io.close(key);
+        true
+    }
+
+    #[inline]
+    pub(crate) fn sender(&self, id: SocketId) -> Option<SocketKey> {
+        match self.by_id.get(&id) {
+            Some(Role::Sender(key)) => Some(*key),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn origin(&self, key: SocketKey) -> Option<Origin> {
+        self.receivers.get(&key).map(|receiver| receiver.origin)
+    }
+
+    /// The name of a receiver that failed, if it is time to report it again.
+    pub(crate) fn failed(&mut self, key: SocketKey, now_ns: u64) -> Option<SocketId> {
+        let receiver = self.receivers.get_mut(&key)?;
+        if receiver.reported_ns.is_some_and(|last| now_ns.saturating_sub(last) < REPORT_INTERVAL_NS) {
+            return None;
+        }
+        receiver.reported_ns = Some(now_ns);
+        Some(receiver.origin.socket)
+    }
+
+    /// The first socket that a plan's difference names and that is not open as what it is named for.
+    pub(crate) fn missing(&self, op: &PlanOp) -> Option<SocketId> {
+        let PlanOp::Put(Route { input, outputs, .. }) = op else { return None };
+        if !matches!(self.by_id.get(input), Some(Role::Receiver(_))) {
+            return Some(*input);
+        }
+        outputs.iter().find_map(|output| match output.via {
+            Via::Udp(id) | Via::Raw(id) if self.sender(id).is_none() => Some(id),
+            _ => None,
+        })
+    }
+
+    fn check_new(&self, id: SocketId) -> Result<(), OpenError> {
+        if self.by_id.contains_key(&id) { Err(OpenError::Taken(id)) } else { Ok(()) }
+    }
+}
+
+/// Whether an input can be counted.
+pub(crate) fn is_input_slot(input: InputSlot) -> bool {
+    (input.0 as usize) < mcr_metrics::INPUT_SLOTS
+}

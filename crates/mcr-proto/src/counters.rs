@@ -50,6 +50,8 @@ reasons! {
         ClassFull = "class_full",
         /// Over the rate cap of the class.
         Rate = "rate",
+        /// Taken by a worker that died before it came to it.
+        WorkerLost = "worker_lost",
     }
 }
 
@@ -70,6 +72,8 @@ reasons! {
         NoNeighbour = "no_neighbour",
         /// TTL or hop limit used up at an output that keeps it, while other outputs still sent.
         HopLimit = "hop_limit",
+        /// Under way in a worker that died; the kernel may or may not have taken it.
+        WorkerLost = "worker_lost",
     }
 }
 

@@ -163,6 +163,8 @@ pub enum ToControl {
         /// What came of it.
         reply: Result<Reply, Fault>,
     },
+    /// Answer with [`FromControl::Pong`], to show that you are alive.
+    Ping,
     /// Close the clients and exit.
     Stop,
 }
@@ -172,6 +174,8 @@ pub enum ToControl {
 pub enum FromControl {
     /// Ready to serve clients.
     Ready,
+    /// The answer to [`ToControl::Ping`].
+    Pong,
     /// A client's request, checked and typed.
     Request {
         /// Chosen by control; the reply carries it.
@@ -195,6 +199,20 @@ pub enum Request {
     RuleAdd(Box<RuleSpec>),
     /// Remove a rule.
     RuleRemove(RuleRef),
+    /// Have a rule carried by this worker from now on.
+    RuleMove {
+        /// The rule.
+        rule: RuleRef,
+        /// The worker's place.
+        worker: WorkerIndex,
+    },
+    /// Switch a rule on or off; it stays, but has no sockets while it is off.
+    RuleEnable {
+        /// The rule.
+        rule: RuleRef,
+        /// On or off.
+        enabled: bool,
+    },
     /// One rule.
     RuleShow(RuleRef),
     /// Rules in order of id, from the first above `after`; as many as fit.

@@ -259,8 +259,10 @@ fn receive_by(datapath: Datapath, input: &Input, interface: Interface) -> (Recei
     let ifindex = interface.index;
     let bound = input.socket_addr();
     if datapath == Datapath::Udp {
-        // The socket itself joins: it is bound to one group, and goes when the last rule of the group goes.
-        return (ReceiverKey::Udp { ifindex, bound, source: input.source }, None);
+        // The socket itself joins: it is bound to one group, and goes when the last rule of the group goes. Rules of a unicast
+        // address share one whatever their sources are, because the kernel gives a unicast datagram to one socket only.
+        let source = input.source.filter(|_| input.address.is_multicast());
+        return (ReceiverKey::Udp { ifindex, bound, source }, None);
     }
     let hold = if input.address.is_multicast() {
         Some(Hold::Join { ifindex, group: input.address, source: input.source })

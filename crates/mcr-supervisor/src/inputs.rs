@@ -37,6 +37,11 @@ impl Inputs {
         Some(slot)
     }
 
+    /// A worker's.
+    pub(crate) fn of(&self, worker: WorkerIndex) -> impl Iterator<Item = InputSlot> {
+        self.slots.iter().filter(move |((owner, ..), _)| *owner == worker).map(|(_, slot)| *slot)
+    }
+
     /// All of them behind `after`, in order of slot; `open` says whether one has a socket now.
     pub(crate) fn views(
         &self,

@@ -10,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod carry;
 mod child;
+mod health;
 mod holds;
 mod inputs;
 mod listen;

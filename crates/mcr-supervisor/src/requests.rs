@@ -30,6 +30,7 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) enum Then {
     Added { rule: RuleId, created: bool },
+    Show { rule: RuleId },
     Done,
 }
 
@@ -47,7 +48,7 @@ impl Waiting {
     /// The answer, once it is due.
     pub(crate) fn answer(&self, state: &State, now: Instant) -> Option<Result<Reply, Fault>> {
         let worker = &state.workers[usize::from(self.worker.0)];
-        if worker.applied >= self.generation {
+        if worker.has_applied(self.generation) {
             return Some(self.then.reply(state));
         }
         (now >= self.until).then(|| {
@@ -66,10 +67,18 @@ impl Then {
             Self::Done => Ok(Reply::Done),
             Self::Added { rule: id, created } => match state.rules.get(*id) {
                 Some(rule) => Ok(Reply::Added { rule: Box::new(rule.view()), created: *created }),
-                None => Err(Fault::new(FaultKind::NotFound, "the rule was removed while it was being added")),
+                None => Err(removed_meanwhile()),
+            },
+            Self::Show { rule: id } => match state.rules.get(*id) {
+                Some(rule) => Ok(Reply::Rule(Box::new(rule.view()))),
+                None => Err(removed_meanwhile()),
             },
         }
     }
+}
+
+fn removed_meanwhile() -> Fault {
+    Fault::new(FaultKind::NotFound, "the rule was removed before the worker had answered")
 }
 
 /// Carries out one request.
@@ -82,6 +91,8 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
                 Err(fault) => Outcome::Now(Err(fault)),
             };
         }
+        Request::RuleMove { rule, worker } => return changed(state.move_rule(&rule, worker, network)),
+        Request::RuleEnable { rule, enabled } => return changed(state.enable(&rule, enabled, network)),
         Request::RuleShow(rule) => {
             let found = state.rules.find(&rule).ok_or_else(|| not_found(&rule));
             found.map(|rule| Reply::Rule(Box::new(rule.view())))
@@ -119,6 +130,13 @@ fn add(spec: mcr_proto::rule::RuleSpec, state: &mut State, network: &Snapshot) -
             Outcome::When { worker: rule.worker, generation: rule.generation, then }
         }
         _ => Outcome::Now(then.reply(state)),
+    }
+}
+
+fn changed(change: Result<(RuleId, WorkerIndex, Generation), Fault>) -> Outcome {
+    match change {
+        Ok((rule, worker, generation)) => Outcome::When { worker, generation, then: Then::Show { rule } },
+        Err(fault) => Outcome::Now(Err(fault)),
     }
 }
 

@@ -22,7 +22,12 @@ pub(crate) struct Rule {
     pub(crate) spec: RuleSpec,
     pub(crate) slot: RuleSlot,
     pub(crate) output_slots: Vec<OutputSlot>,
+    /// The worker that carries it.
     pub(crate) worker: WorkerIndex,
+    /// The worker it belongs to: carried by another only while this one is not well.
+    pub(crate) home: WorkerIndex,
+    /// What it still has at the worker that carried it before, until the new one has taken over.
+    pub(crate) leaving: Option<(WorkerIndex, Acquired)>,
     /// What the compiler said last; none before the first time, and when it must be carried out anew.
     pub(crate) compiled: Option<Compiled>,
     pub(crate) acquired: Acquired,
@@ -156,6 +161,22 @@ impl Rules {
 
     pub(crate) fn count(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// Those that a worker carries.
+    pub(crate) fn carried_by(&self, worker: WorkerIndex) -> Vec<RuleId> {
+        self.by_id.values().filter(|rule| rule.worker == worker).map(|rule| rule.id).collect()
+    }
+
+    /// Those that belong to a worker and are carried by another.
+    pub(crate) fn away_from(&self, worker: WorkerIndex) -> Vec<RuleId> {
+        let away = |rule: &&Rule| rule.home == worker && rule.worker != worker;
+        self.by_id.values().filter(away).map(|rule| rule.id).collect()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Rule> {
+        self.by_id.values()
     }
 
     /// Those where the host refused something.

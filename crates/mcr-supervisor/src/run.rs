@@ -23,12 +23,14 @@ use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    time::MissedTickBehavior,
 };
 use tracing::{debug, error, info, warn};
 
 use crate::{
     backoff::Backoff,
     child::{ChildEvent, Happened, Role, Running},
+    health::{self, LOOK_EVERY, READY_WITHIN, SILENT_MAX},
     listen::Listener,
     network,
     options::{Options, SupervisorError},
@@ -44,7 +46,7 @@ const STOP_WITHIN: Duration = Duration::from_millis(900);
 /// How long the kernel may take to end a child that was killed.
 const KILLED_WITHIN: Duration = Duration::from_millis(500);
 /// How often what the host refused is tried again.
-const RETRY_EVERY: Duration = Duration::from_secs(5);
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 enum Event {
     Worker(usize, ChildEvent<FromWorker>),
@@ -83,6 +85,8 @@ struct Control {
     running: Option<Running>,
     starts: u32,
     ready: bool,
+    /// When it was started, or last showed that it is alive.
+    heard: Instant,
     backoff: Backoff,
     start_at: Option<Instant>,
 }
@@ -113,6 +117,7 @@ impl<'a> Supervisor<'a> {
             running: None,
             starts: 0,
             ready: false,
+            heard: Instant::now(),
             backoff: Backoff::new(),
             start_at: Some(Instant::now()),
         };
@@ -147,8 +152,11 @@ impl<'a> Supervisor<'a> {
         #[allow(deprecated)]
         let netlink =
             AsyncFd::new(netlink).map_err(SupervisorError::system("wait for the network's changes"))?;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.start_due_children()?;
+            self.state.settle_carriers(Instant::now(), self.monitor.snapshot());
             self.state.reconcile();
             self.answer_waiting();
             self.say_ready();
@@ -169,6 +177,7 @@ impl<'a> Supervisor<'a> {
                     self.follow_network();
                 }
                 () = until(timer) => self.retry_due(),
+                _ = look.tick() => self.look_after_children(),
                 () = stopped(&mut terminate, &mut interrupt) => {
                     info!("stopping");
                     self.stop().await;
@@ -197,14 +206,16 @@ impl<'a> Supervisor<'a> {
         let worker = &mut self.state.workers[index];
         match what {
             Happened::Said(FromWorker::Ready { io, fallback }) => {
-                worker.state = WorkerState::Running;
+                worker.enter(WorkerState::Running, Instant::now());
                 worker.io = Some(io);
                 info!(worker = index, ?io, fallback, "worker ready");
                 worker.begin_anew();
             }
             Happened::Said(FromWorker::Applied { generation }) => {
                 let free = worker.note_applied(generation);
+                let index = worker.index;
                 self.state.recycle(free);
+                self.state.finish_moves(index);
             }
             Happened::Said(FromWorker::Refused { problem }) => {
                 error!(worker = index, "worker refused: {problem}")
@@ -218,14 +229,18 @@ impl<'a> Supervisor<'a> {
                 let pause = worker.backoff.ended(Instant::now(), clean);
                 warn!(worker = index, "worker ended ({how}); starting it again in {} ms", pause.as_millis());
                 worker.running = None;
-                worker.state = WorkerState::Backoff;
+                worker.enter(WorkerState::Backoff, Instant::now());
                 worker.start_at = Some(Instant::now() + pause);
+                let index = worker.index;
+                self.state.count_lost(index);
             }
         }
     }
 
     fn note_control(&mut self, what: Happened<FromControl>) {
+        self.control.heard = Instant::now();
         match what {
+            Happened::Said(FromControl::Pong) => {}
             Happened::Said(FromControl::Ready) => {
                 self.control.ready = true;
                 debug!("control ready");
@@ -280,7 +295,9 @@ impl<'a> Supervisor<'a> {
             match self.monitor.changes() {
                 Ok(changes) => self.state.network_changed(&changes, self.monitor.snapshot()),
                 Err(problem) => {
-                    error!("cannot read the network's changes: {problem}; reading all of its state anew soon");
+                    error!(
+                        "cannot read the network's changes: {problem}; reading all of its state anew soon"
+                    );
                     self.retry_at = Some(Instant::now() + RETRY_EVERY);
                     return;
                 }
@@ -306,7 +323,28 @@ impl<'a> Supervisor<'a> {
         }
         let starts = self.state.workers.iter().filter_map(|worker| worker.start_at);
         let waits = self.waiting.iter().map(|waiting| waiting.until);
-        starts.chain(self.control.start_at).chain(self.retry_at).chain(waits).min()
+        let settle = self.state.settle_at();
+        starts.chain(self.control.start_at).chain(settle).chain(self.retry_at).chain(waits).min()
+    }
+
+    /// Ends children that are stuck; their end is noted like any other.
+    fn look_after_children(&self) {
+        let now = Instant::now();
+        for worker in &self.state.workers {
+            if let (Some(running), Some(problem)) = (&worker.running, health::problem(worker, now)) {
+                error!(worker = worker.index.0, "{problem}; ending it");
+                running.kill();
+            }
+        }
+        let control = &self.control;
+        let Some(running) = &control.running else { return };
+        let patience = if control.ready { SILENT_MAX } else { READY_WITHIN };
+        if now.duration_since(control.heard) >= patience {
+            error!("control is stuck; ending it");
+            running.kill();
+        } else if control.ready {
+            let _ = running.send(&ToControl::Ping, Vec::new());
+        }
     }
 
     fn start_due_children(&mut self) -> Result<(), SupervisorError> {
@@ -326,7 +364,7 @@ impl<'a> Supervisor<'a> {
         let worker = &mut self.state.workers[index];
         worker.starts += 1;
         worker.start_at = None;
-        worker.state = WorkerState::Starting;
+        worker.enter(WorkerState::Starting, Instant::now());
         worker.backoff.started(Instant::now());
         let wrap = move |event| Event::Worker(index, event);
         let running = Running::start(Role::Worker, worker.starts, self.sender.clone(), wrap)?;
@@ -341,6 +379,7 @@ impl<'a> Supervisor<'a> {
         let control = &mut self.control;
         control.starts += 1;
         control.start_at = None;
+        control.heard = Instant::now();
         control.backoff.started(Instant::now());
         let running = Running::start(Role::Control, control.starts, self.sender.clone(), Event::Control)?;
         let mut fds = vec![(tag::LISTENER, self.listener.duplicate()?)];

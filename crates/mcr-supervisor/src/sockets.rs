@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use mcr_metrics::Segment;
@@ -20,9 +20,12 @@ use mcr_socket::{
     raw::{self, RawOutput},
     udp::{self, UdpInput, UdpOutput},
 };
+use nix::sys::socket::{MsgFlags, recv};
 
 /// Room for a burst of some 10,000 full-size datagrams at one input; taken only while they wait.
 const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
+/// More than fit into the buffer.
+const UNREAD_MAX: u64 = 1 << 20;
 /// Room for what devices have not taken yet.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
 
@@ -92,13 +95,23 @@ impl Sockets {
         Ok(id)
     }
 
-    /// Gives a rule's receiving socket back; what the filter let through for it stays out from now on.
-    pub(crate) fn release_receiver(&mut self, key: &ReceiverKey, rule: RuleSlot, counters: &Segment) {
+    /// Gives a rule's receiving socket back; what the filter let through for it stays out from now on. Whether the worker is there
+    /// to read what is queued says `alive`.
+    pub(crate) fn release_receiver(
+        &mut self,
+        key: &ReceiverKey,
+        rule: RuleSlot,
+        counters: &Segment,
+        alive: bool,
+    ) {
         let Some(receiver) = self.receivers.get_mut(key) else { return };
         receiver.users.remove(&rule);
         receiver.filter_stale = true;
         if receiver.users.is_empty() {
             receiver.count_drops(counters);
+            if !alive {
+                receiver.count_unread(counters);
+            }
             if receiver.told {
                 self.closing.push(receiver.id);
             }
@@ -203,6 +216,15 @@ impl Sockets {
 }
 
 impl Receiver {
+    /// Counts what waits and will not be read, as datagrams the kernel had no place for. Nothing of them is looked at.
+    fn count_unread(&self, counters: &Segment) {
+        let mut unread = 0;
+        while unread < UNREAD_MAX && recv(self.fd.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT).is_ok() {
+            unread += 1;
+        }
+        counters.input(self.input).drops[InputDrop::KernelRing as usize].add(unread);
+    }
+
     fn count_drops(&mut self, counters: &Segment) {
         // The kernel counts in 32 bits; the difference is right as long as it is read once in 4 billion drops.
         let Ok(now) = mcr_socket::dropped(self.fd.as_fd()).map(|count| count as u32) else { return };

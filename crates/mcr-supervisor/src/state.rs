@@ -26,7 +26,7 @@ pub(crate) struct State {
     pub(crate) workers: Vec<Worker>,
     pub(crate) inputs: Inputs,
     pub(crate) abilities: Abilities,
-    holds: Holds,
+    pub(crate) holds: Holds,
     rule_slots: Slots,
     output_slots: Slots,
 }
@@ -62,7 +62,8 @@ impl State {
         let id = self.rules.fresh_id();
         let name = spec.name.clone().unwrap_or_else(|| self.name_for(id));
         spec.name = Some(name.clone());
-        let worker = place(&spec, self.workers.len());
+        let home = place(&spec, self.workers.len());
+        let worker = self.carrier(home);
         let unknown = (RuleState::Unresolved, None);
         let status =
             Status { state: RuleState::Unresolved, reason: None, outputs: vec![unknown; spec.outputs.len()] };
@@ -75,6 +76,8 @@ impl State {
             slot,
             output_slots,
             worker,
+            home,
+            leaving: None,
             compiled: None,
             acquired,
             status,
@@ -120,12 +123,31 @@ impl State {
     pub(crate) fn remove(&mut self, rule: &RuleRef) -> Result<(WorkerIndex, Generation), Fault> {
         let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
         let Some(rule) = self.rules.remove(id) else { return Err(not_found(rule)) };
+        if let Some((from, acquired)) = rule.leaving {
+            leave(rule.slot, acquired, &mut self.workers[usize::from(from.0)], &mut self.holds);
+        }
         let worker = &mut self.workers[usize::from(rule.worker.0)];
         let generation = worker.set_route(rule.slot, None);
         release(rule.acquired, rule.slot, worker, &mut self.holds);
         worker.retire(Retired { rule: rule.slot, outputs: rule.output_slots });
         info!(rule = %rule.name, "rule removed");
         Ok((rule.worker, generation))
+    }
+
+    /// Switches a rule on or off. Returns the generation that has it so.
+    pub(crate) fn enable(
+        &mut self,
+        rule: &RuleRef,
+        enabled: bool,
+        network: &Snapshot,
+    ) -> Result<(RuleId, WorkerIndex, Generation), Fault> {
+        let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
+        if let Some(rule) = self.rules.get_mut(id) {
+            rule.spec.enabled = enabled;
+        }
+        self.refresh(id, network);
+        let rule = self.rules.get(id).ok_or_else(|| not_found(rule))?;
+        Ok((id, rule.worker, rule.generation))
     }
 
     /// Clears the counters' places that a worker counts in no more, and makes them free.
@@ -170,7 +192,7 @@ impl State {
     }
 
     /// Compiles a rule and carries out what has changed.
-    fn refresh(&mut self, id: RuleId, network: &Snapshot) {
+    pub(crate) fn refresh(&mut self, id: RuleId, network: &Snapshot) {
         let Self { rules, workers, inputs, holds, abilities, .. } = self;
         let Some(rule) = rules.get_mut(id) else { return };
         let compiled = compile(&rule.spec, &Interfaces(network), *abilities);
@@ -302,9 +324,16 @@ fn fail(rule: &mut Rule, worker: &mut Worker, mut status: Status, reason: String
     status
 }
 
+/// Takes a rule from a worker that carried it.
+pub(crate) fn leave(rule: RuleSlot, acquired: Acquired, worker: &mut Worker, holds: &mut Holds) {
+    worker.set_route(rule, None);
+    release(acquired, rule, worker, holds);
+}
+
 fn release(acquired: Acquired, rule: RuleSlot, worker: &mut Worker, holds: &mut Holds) {
     if let Some(key) = acquired.receiver {
-        worker.sockets.release_receiver(&key, rule, &worker.counters);
+        let alive = worker.is_running();
+        worker.sockets.release_receiver(&key, rule, &worker.counters, alive);
     }
     acquired.senders.iter().for_each(|key| worker.sockets.release_sender(key));
     if let Some(hold) = acquired.hold {

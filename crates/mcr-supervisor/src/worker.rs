@@ -43,6 +43,10 @@ pub(crate) struct Worker {
     pub(crate) backoff: Backoff,
     /// When to start it again.
     pub(crate) start_at: Option<Instant>,
+    /// Since when it has been in its state.
+    pub(crate) since: Instant,
+    /// Since when nobody relays its rules; none while it runs.
+    pub(crate) gone_since: Option<Instant>,
     pub(crate) io: Option<IoChoice>,
     routes: HashMap<RuleSlot, Route>,
     dirty: BTreeSet<RuleSlot>,
@@ -64,6 +68,8 @@ impl Worker {
             starts: 0,
             backoff: Backoff::new(),
             start_at: None,
+            since: Instant::now(),
+            gone_since: None,
             io: None,
             routes: HashMap::new(),
             dirty: BTreeSet::new(),
@@ -72,6 +78,27 @@ impl Worker {
             applied: Generation(0),
             retiring: Vec::new(),
         }
+    }
+
+    /// Notes a change of state.
+    pub(crate) fn enter(&mut self, state: WorkerState, now: Instant) {
+        (self.state, self.since) = (state, now);
+        match state {
+            WorkerState::Running => self.gone_since = None,
+            WorkerState::Starting | WorkerState::Backoff => {
+                self.gone_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// Whether it can be given rules.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state == WorkerState::Running
+    }
+
+    /// Whether it has a rule's route as it is wanted.
+    pub(crate) fn has_applied(&self, generation: Generation) -> bool {
+        self.is_running() && self.applied >= generation
     }
 
     /// Wants a rule relayed so, or not at all. Returns the generation that has it.
@@ -124,7 +151,7 @@ impl Worker {
 
     /// Sends what the worker does not have yet, if it is ready for it.
     pub(crate) fn reconcile(&mut self) -> Result<(), String> {
-        let Some(running) = self.running.as_ref().filter(|_| self.state == WorkerState::Running) else {
+        let Some(running) = self.running.as_ref().filter(|_| self.is_running()) else {
             return Ok(());
         };
         if self.sent > self.applied || self.sent == self.desired {

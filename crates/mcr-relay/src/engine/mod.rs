@@ -177,6 +177,10 @@ impl Engine {
     pub fn relay(&mut self, arrival: &Arrival, counts: &mut impl Counts) -> Result<(), RunsFull> {
         let datagrams = arrival.datagrams();
         let matches = self.table.lookup(arrival.socket, arrival.destination);
+        if arrival.hop_limit <= 1 && expires(&self.routes, matches, arrival) {
+            counts.input_drop(arrival.input, InputDrop::HopLimit, u64::from(datagrams));
+            return Ok(());
+        }
         // Each match needs at most one run more than the arrival fills by itself.
         let runs_needed = matches.len() * (2 + arrival.bytes as usize / Run::room(arrival.segment));
         if self.runs.len() - self.runs_used < runs_needed {
@@ -186,14 +190,9 @@ impl Engine {
             self.runs.resize_with(runs_needed, Run::new);
         }
         let mut taken = false;
-        let mut expired = false;
         for &index in matches {
             let Some(state) = self.routes[index as usize].as_mut() else { continue };
-            if state.route.source.is_some_and(|source| source != arrival.source.ip()) {
-                continue;
-            }
-            if arrival.hop_limit <= 1 && state.all_keep_hop_limit {
-                expired = true;
+            if !state.wants(arrival) {
                 continue;
             }
             taken = true;
@@ -205,10 +204,10 @@ impl Engine {
             counts.rule(state.route.rule, u64::from(datagrams), u64::from(arrival.bytes), new_flow);
             append(state, index, arrival, &mut self.runs, &mut self.runs_used);
         }
-        match (taken, expired) {
-            (true, _) => counts.matched(arrival.input, u64::from(datagrams)),
-            (false, true) => counts.input_drop(arrival.input, InputDrop::HopLimit, u64::from(datagrams)),
-            (false, false) => counts.input_drop(arrival.input, InputDrop::NoRule, u64::from(datagrams)),
+        if taken {
+            counts.matched(arrival.input, u64::from(datagrams));
+        } else {
+            counts.input_drop(arrival.input, InputDrop::NoRule, u64::from(datagrams));
         }
         Ok(())
     }
@@ -244,7 +243,7 @@ impl Engine {
                     (Ttl::Fixed(_), _) => None,
                 },
                 traffic_class: match state.output.dscp {
-                    Dscp::Keep => Some(run.traffic_class & !ECN).filter(|class| *class != 0),
+                    Dscp::Keep => Some(run.traffic_class).filter(|class| *class != 0),
                     Dscp::Fixed(point) => Some(point << 2).filter(|class| *class != 0),
                 },
             };
@@ -337,6 +336,11 @@ impl RouteState {
             last_flow: None,
         }
     }
+
+    /// Whether it takes datagrams of this source; their destination was looked up.
+    fn wants(&self, arrival: &Arrival) -> bool {
+        self.route.source.is_none_or(|source| source == arrival.source.ip())
+    }
 }
 
 impl OutputState {
@@ -345,14 +349,27 @@ impl OutputState {
     }
 }
 
+/// Whether an arrival with its TTL used up ends at the input: some route wants it, and every output of all that do keeps the TTL.
+/// If one of them can send it, the others take it as well, and count it at their outputs.
+fn expires(routes: &[Option<RouteState>], matches: &[u32], arrival: &Arrival) -> bool {
+    let mut wanting = matches
+        .iter()
+        .filter_map(|index| routes[*index as usize].as_ref())
+        .filter(|state| state.wants(arrival))
+        .peekable();
+    wanting.peek().is_some() && wanting.all(|state| state.all_keep_hop_limit)
+}
+
 /// Appends an arrival to its route's open run, beginning new ones as they fill.
 fn append(state: &mut RouteState, index: u32, arrival: &Arrival, runs: &mut [Run], runs_used: &mut usize) {
     let mut rest = Part { frame: arrival.frame, offset: arrival.offset, bytes: arrival.bytes };
     let hop_limit = if state.keeps_hop_limit { arrival.hop_limit } else { 0 };
+    // ECN is not copied, and a path that marks some datagrams must not cut runs to pieces.
+    let traffic_class = arrival.traffic_class & !ECN;
     loop {
         let open = state.open.map(|open| &mut runs[open as usize]);
         let left = match open {
-            Some(run) if run.hop_limit == hop_limit && run.traffic_class == arrival.traffic_class => {
+            Some(run) if run.hop_limit == hop_limit && run.traffic_class == traffic_class => {
                 run.push(rest, arrival.segment)
             }
             _ => Some(rest),
@@ -360,7 +377,7 @@ fn append(state: &mut RouteState, index: u32, arrival: &Arrival, runs: &mut [Run
         let Some(left) = left else { return };
         rest = left;
         let run = &mut runs[*runs_used];
-        run.begin(index, hop_limit, arrival.traffic_class);
+        run.begin(index, hop_limit, traffic_class);
         state.open = Some(*runs_used as u32);
         *runs_used += 1;
     }

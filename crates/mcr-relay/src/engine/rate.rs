@@ -43,3 +43,102 @@ impl Bucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::Part;
+
+    const STEP_NS: u64 = 1_000_000;
+
+    fn run(datagrams: u32, bytes: u16) -> Run {
+        let mut run = Run::new();
+        for frame in 0..datagrams {
+            let part = Part { frame, offset: 0, bytes: bytes.into() };
+            assert_eq!(run.push(part, 0), None, "the run has room");
+        }
+        run
+    }
+
+    /// Offers a run each millisecond for as many milliseconds, and returns how many datagrams were admitted.
+    fn offer(bucket: &mut Bucket, run: &Run, from_ms: u64, steps: u64) -> u64 {
+        (from_ms..from_ms + steps).map(|ms| u64::from(bucket.take(run, ms * STEP_NS))).sum()
+    }
+
+    #[test]
+    fn a_rate_in_datagrams_is_held_and_used_in_full() {
+        for rate in [1, 10, 999, 10_000, 60_000] {
+            let mut bucket = Bucket::new(Rate::PacketsPerSecond(rate));
+            // Any start: the clock is monotonic, not zero-based.
+            let admitted = offer(&mut bucket, &run(64, 100), 1_000_000, 10_000);
+            let burst = rate * BURST_NS / NS_PER_S + 1;
+            assert!(admitted <= rate * 10 + burst, "{admitted} at {rate} pps");
+            assert!(admitted >= rate * 10 * 999 / 1000, "{admitted} at {rate} pps");
+        }
+    }
+
+    #[test]
+    fn a_rate_in_bits_is_held_and_used_in_full() {
+        let run = run(40, 1400);
+        for rate in [100_000, 8_000_000, 300_000_000] {
+            let mut bucket = Bucket::new(Rate::BitsPerSecond(rate));
+            let bits = offer(&mut bucket, &run, 1_000_000, 10_000) * 1400 * 8;
+            let burst = rate * BURST_NS / NS_PER_S + 1400 * 8;
+            assert!(bits <= rate * 10 + burst, "{bits} bits at {rate}");
+            assert!(bits + 1400 * 8 >= rate * 10 * 999 / 1000, "{bits} bits at {rate}");
+        }
+    }
+
+    #[test]
+    fn less_than_the_rate_passes_untouched() {
+        let mut bucket = Bucket::new(Rate::PacketsPerSecond(1000));
+        assert_eq!(offer(&mut bucket, &run(1, 100), 0, 60_000), 60_000);
+    }
+
+    #[test]
+    fn a_burst_of_fifty_milliseconds_passes_at_once_and_no_more() {
+        let mut bucket = Bucket::new(Rate::PacketsPerSecond(1000));
+        assert_eq!(bucket.take(&run(64, 100), 5 * NS_PER_S), 50);
+        assert_eq!(bucket.take(&run(64, 100), 5 * NS_PER_S), 0);
+        // Idle time is not saved up beyond a burst.
+        assert_eq!(bucket.take(&run(64, 100), 500 * NS_PER_S), 50);
+    }
+
+    #[test]
+    fn the_slowest_rate_admits_the_largest_datagram_and_then_pays_for_it() {
+        let mut bucket = Bucket::new(Rate::BitsPerSecond(1));
+        assert_eq!(bucket.take(&run(1, 65_507), 0), 1);
+        let paid_ns = 65_507 * 8 * NS_PER_S;
+        assert_eq!(bucket.take(&run(1, 1), paid_ns - BURST_NS), 0);
+        assert_eq!(bucket.take(&run(1, 1), paid_ns), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_rate_is_held_over_any_time_and_never_starves(
+            packets in any::<bool>(),
+            rate in 1u64..2_000_000_000,
+            offers in prop::collection::vec((1u32..=64, 1u16..=1000, 0u64..200_000_000), 1..50),
+        ) {
+            let capped = if packets { Rate::PacketsPerSecond(rate) } else { Rate::BitsPerSecond(rate) };
+            let mut bucket = Bucket::new(capped);
+            let (mut now_ns, mut admitted_units, mut largest) = (0, 0u128, 0u128);
+            for (datagrams, bytes, later_ns) in offers {
+                now_ns += later_ns;
+                let run = run(datagrams, bytes);
+                let unit = if packets { 1 } else { u128::from(bytes) * 8 };
+                largest = largest.max(unit);
+                admitted_units += u128::from(bucket.take(&run, now_ns)) * unit;
+                let allowed = u128::from(rate) * u128::from(now_ns + BURST_NS) / u128::from(NS_PER_S);
+                prop_assert!(admitted_units <= allowed + largest + 1);
+            }
+            // Whatever was sent is paid for in due time.
+            let paid_ns = admitted_units * u128::from(NS_PER_S) / u128::from(rate) + u128::from(now_ns) + 50 * 64;
+            if let Ok(paid_ns) = u64::try_from(paid_ns) {
+                prop_assert!(bucket.take(&run(1, 1), paid_ns) == 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What the model does not ask: that runs are as long as they may be, and what is kept from plan to plan.
+
+use mcr_proto::{
+    counters::{InputDrop, OutputDrop},
+    endpoint::{Dscp, Rate, Ttl},
+    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+};
+use mcr_relay::engine::{Arrival, Counts, Engine, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Send};
+
+fn output(slot: u32) -> RouteOutput {
+    RouteOutput {
+        slot: OutputSlot(slot),
+        destination: ([10, 0, 0, 1], 6000).into(),
+        via: Via::Udp(SocketId(9)),
+        ttl: Ttl::Fixed(64),
+        dscp: Dscp::Keep,
+        rate: None,
+    }
+}
+
+fn route(rule: u32, outputs: Vec<RouteOutput>) -> Route {
+    Route {
+        rule: RuleSlot(rule),
+        input: SocketId(1),
+        source: None,
+        address: [239, 1, 1, 1].into(),
+        port: 5000,
+        outputs,
+    }
+}
+
+fn arrival(frame: u32, bytes: u32, segment: u16) -> Arrival {
+    Arrival {
+        socket: SocketId(1),
+        input: InputSlot(1),
+        source: ([10, 0, 0, 9], 4000).into(),
+        destination: ([239, 1, 1, 1], 5000).into(),
+        hop_limit: 8,
+        traffic_class: 0,
+        frame,
+        offset: 42,
+        bytes,
+        segment,
+    }
+}
+
+fn engine_with(routes: impl IntoIterator<Item = Route>) -> Engine {
+    let mut engine = Engine::new(64);
+    routes.into_iter().for_each(|route| engine.apply(PlanOp::Put(route)));
+    engine
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counted {
+    matched: u64,
+    rules: Vec<(RuleSlot, u64)>,
+    flows: u64,
+    input_drops: Vec<(InputDrop, u64)>,
+    output_drops: Vec<(OutputSlot, OutputDrop, u64)>,
+}
+
+impl Counts for Counted {
+    fn matched(&mut self, _: InputSlot, datagrams: u64) {
+        self.matched += datagrams;
+    }
+
+    fn input_drop(&mut self, _: InputSlot, reason: InputDrop, datagrams: u64) {
+        self.input_drops.push((reason, datagrams));
+    }
+
+    fn rule(&mut self, rule: RuleSlot, datagrams: u64, _: u64, new_flow: bool) {
+        self.rules.push((rule, datagrams));
+        self.flows += u64::from(new_flow);
+    }
+
+    fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64) {
+        self.output_drops.push((output, reason, datagrams));
+    }
+}
+
+/// Relays a batch at a time, and returns what is sent.
+fn relay(engine: &mut Engine, arrivals: &[Arrival], now_ns: u64, counts: &mut Counted) -> Vec<Send> {
+    let mut sends = Vec::new();
+    for arrival in arrivals {
+        engine.relay(arrival, counts).expect("64 runs are enough");
+    }
+    for run in 0..engine.runs().len() {
+        engine.sends(run, now_ns, counts, |_, send| sends.push(send));
+    }
+    engine.clear_runs();
+    sends
+}
+
+fn datagrams_of_sends(engine: &mut Engine, arrivals: &[Arrival]) -> Vec<u32> {
+    let sends = relay(engine, arrivals, 0, &mut Counted::default());
+    sends.iter().map(|send| send.datagrams).collect()
+}
+
+#[test]
+fn equal_datagrams_leave_in_as_few_sends_as_the_kernel_takes() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    let equal = |count: u32, bytes| (0..count).map(|frame| arrival(frame, bytes, 0)).collect::<Vec<_>>();
+    assert_eq!(datagrams_of_sends(&mut engine, &equal(150, 100)), [RUN_DATAGRAMS_MAX, RUN_DATAGRAMS_MAX, 22]);
+    let by_bytes = RUN_BYTES_MAX / 1400;
+    assert_eq!(datagrams_of_sends(&mut engine, &equal(100, 1400)), [by_bytes, by_bytes, 100 - 2 * by_bytes]);
+    assert_eq!(datagrams_of_sends(&mut engine, &equal(2, 65_507)), [1, 1]);
+    assert_eq!(datagrams_of_sends(&mut engine, &equal(3, 0)), [1, 1, 1]);
+}
+
+#[test]
+fn a_shorter_datagram_ends_a_run_and_a_longer_one_begins_another() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    let sizes = [1400, 1400, 700, 1400, 1400, 1401, 1401, 3, 2];
+    let arrivals: Vec<_> = (0..).zip(sizes).map(|(frame, bytes)| arrival(frame, bytes, 0)).collect();
+    assert_eq!(datagrams_of_sends(&mut engine, &arrivals), [3, 2, 3, 1]);
+}
+
+#[test]
+fn a_superframe_leaves_in_one_send_and_takes_equal_neighbours_along() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    assert_eq!(datagrams_of_sends(&mut engine, &[arrival(0, 7000, 1400)]), [5]);
+    let neighbours =
+        [arrival(0, 7000, 1400), arrival(1, 1400, 0), arrival(2, 2900, 1400), arrival(3, 1400, 0)];
+    assert_eq!(datagrams_of_sends(&mut engine, &neighbours), [9, 1]);
+}
+
+#[test]
+fn datagrams_that_differ_in_ecn_alone_share_a_run() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    let marked = |frame, traffic_class| Arrival { traffic_class, ..arrival(frame, 100, 0) };
+    let arrivals = [marked(0, 0xb8), marked(1, 0xbb), marked(2, 0xb9), marked(3, 0x88)];
+    let sends = relay(&mut engine, &arrivals, 0, &mut Counted::default());
+    let left: Vec<_> = sends.iter().map(|send| (send.datagrams, send.traffic_class)).collect();
+    assert_eq!(left, [(3, Some(0xb8)), (1, Some(0x88))]);
+}
+
+#[test]
+fn datagrams_of_other_ttls_share_a_run_unless_an_output_keeps_the_ttl() {
+    let arrivals = [7, 8, 8].map(|hop_limit| Arrival { hop_limit, ..arrival(hop_limit.into(), 100, 0) });
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    assert_eq!(datagrams_of_sends(&mut engine, &arrivals), [3]);
+    let keeping = RouteOutput { ttl: Ttl::Keep, ..output(1) };
+    let mut engine = engine_with([route(1, vec![keeping])]);
+    let sends = relay(&mut engine, &arrivals, 0, &mut Counted::default());
+    let left: Vec<_> = sends.iter().map(|send| (send.datagrams, send.hop_limit)).collect();
+    assert_eq!(left, [(1, Some(6)), (2, Some(7))]);
+}
+
+#[test]
+fn a_used_up_ttl_ends_at_the_input_only_if_no_output_of_any_rule_can_send() {
+    let keeping = |slot| RouteOutput { ttl: Ttl::Keep, ..output(slot) };
+    let expired = Arrival { hop_limit: 1, ..arrival(0, 100, 0) };
+
+    let mut counts = Counted::default();
+    let mut engine = engine_with([route(1, vec![keeping(1)]), route(2, vec![keeping(2)])]);
+    assert_eq!(relay(&mut engine, &[expired], 0, &mut counts), []);
+    assert_eq!(counts, Counted { input_drops: vec![(InputDrop::HopLimit, 1)], ..Counted::default() });
+
+    // The second rule relays it: the first counts it too, and says at its output why it did not leave.
+    let mut counts = Counted::default();
+    let mut engine = engine_with([route(1, vec![keeping(1)]), route(2, vec![output(2)])]);
+    let sends = relay(&mut engine, &[expired], 0, &mut counts);
+    assert_eq!(sends.iter().map(|send| send.slot).collect::<Vec<_>>(), [OutputSlot(2)]);
+    assert_eq!(counts.matched, 1);
+    assert_eq!(counts.input_drops, []);
+    assert_eq!(counts.rules, [(RuleSlot(1), 1), (RuleSlot(2), 1)]);
+    assert_eq!(counts.output_drops, [(OutputSlot(1), OutputDrop::HopLimit, 1)]);
+}
+
+#[test]
+fn an_unchanged_output_keeps_its_rate_and_its_segment_size_when_its_route_changes() {
+    let capped = RouteOutput { rate: Some(Rate::PacketsPerSecond(1)), ..output(1) };
+    let mut engine = engine_with([route(1, vec![capped.clone(), output(2)])]);
+    let pair = [arrival(0, 100, 0), arrival(1, 100, 0)];
+    let sends = relay(&mut engine, &pair, 0, &mut Counted::default());
+    let left: Vec<_> = sends.iter().map(|send| (send.slot.0, send.datagrams)).collect();
+    assert_eq!(left, [(1, 1), (2, 2)]);
+    engine.refuse_segments(sends[1].output, 100);
+
+    // Another output, and another source filter, which the datagrams pass.
+    let source = Some([10, 0, 0, 9].into());
+    engine.apply(PlanOp::Put(Route { source, ..route(1, vec![output(3), output(2), capped]) }));
+    let sends = relay(&mut engine, &pair, 1, &mut Counted::default());
+    let left: Vec<_> = sends.iter().map(|send| (send.slot.0, send.datagrams)).collect();
+    assert_eq!(left, [(3, 2), (2, 1), (2, 1)]);
+}
+
+#[test]
+fn smaller_segments_than_those_refused_still_leave_together() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    let pair = |bytes| [arrival(0, bytes, 0), arrival(1, bytes, 0)];
+    let sends = relay(&mut engine, &pair(1400), 0, &mut Counted::default());
+    engine.refuse_segments(sends[0].output, 1400);
+    assert_eq!(datagrams_of_sends(&mut engine, &pair(1400)), [1, 1]);
+    assert_eq!(datagrams_of_sends(&mut engine, &pair(1399)), [2]);
+}
+
+#[test]
+fn a_removed_rule_takes_nothing_and_its_flows_are_new_when_it_comes_back() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    let mut counts = Counted::default();
+    relay(&mut engine, &[arrival(0, 100, 0), arrival(1, 100, 0)], 0, &mut counts);
+    assert_eq!((counts.flows, counts.matched), (1, 2));
+    engine.apply(PlanOp::Remove(RuleSlot(1)));
+    assert_eq!(engine.route_count(), 0);
+    relay(&mut engine, &[arrival(0, 100, 0)], 0, &mut counts);
+    assert_eq!(counts.input_drops, [(InputDrop::NoRule, 1)]);
+    engine.apply(PlanOp::Put(route(1, vec![output(1)])));
+    relay(&mut engine, &[arrival(0, 100, 0)], 0, &mut counts);
+    assert_eq!((counts.flows, counts.matched), (2, 3));
+}
+
+#[test]
+#[should_panic(expected = "a plan is applied between batches")]
+fn a_plan_is_refused_while_runs_refer_to_the_one_before() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    engine.relay(&arrival(0, 100, 0), &mut Counted::default()).expect("64 runs are enough");
+    engine.apply(PlanOp::Remove(RuleSlot(1)));
+}

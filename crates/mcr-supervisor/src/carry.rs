@@ -1,0 +1,167 @@
+//! Which worker carries a rule: its own, or another while that one is not well, or the one a user moved it to.
+//!
+//! A rule moves without a hole between two running workers: the old one relays until the new one has the route, then both
+//! filters change, one right after the other. Frames that arrive in the few microseconds between are not let through; those that
+//! wait in the old socket are counted there as `no_rule`. On the `udp` path the old socket closes first, because two sockets of
+//! one group both get every datagram.
+
+use std::time::{Duration, Instant};
+
+use mcr_netmon::Snapshot;
+use mcr_proto::{
+    counters::{InputDrop, OutputDrop},
+    message::{Fault, FaultKind, RuleRef},
+    plan::{Generation, WorkerIndex},
+    rule::{Datapath, RuleId},
+};
+use tracing::info;
+
+use crate::state::{State, leave, not_found};
+
+/// A worker that is gone for this long has its rules carried by others.
+const GONE_FOR: Duration = Duration::from_secs(1);
+/// A worker that has run for this long gets its rules back.
+const WELL_AFTER: Duration = Duration::from_secs(2);
+
+impl State {
+    /// The worker that carries rules of `home` now.
+    pub(crate) fn carrier(&self, home: WorkerIndex) -> WorkerIndex {
+        let is_gone = |index: WorkerIndex| self.gone(index, Instant::now());
+        if !is_gone(home) {
+            return home;
+        }
+        let count = self.workers.len();
+        let others = (1..count).map(|step| WorkerIndex(((usize::from(home.0) + step) % count) as u16));
+        others.into_iter().find(|index| self.workers[usize::from(index.0)].is_running()).unwrap_or(home)
+    }
+
+    fn gone(&self, index: WorkerIndex, now: Instant) -> bool {
+        let worker = &self.workers[usize::from(index.0)];
+        !worker.is_running() && worker.gone_since.is_some_and(|since| now.duration_since(since) >= GONE_FOR)
+    }
+
+    /// Gives the rules of workers that are gone to others, and those of workers that are well again back to them.
+    pub(crate) fn settle_carriers(&mut self, now: Instant, network: &Snapshot) {
+        for index in (0..self.workers.len()).map(|index| WorkerIndex(index as u16)) {
+            if self.gone(index, now) {
+                let rules = self.rules.carried_by(index);
+                let to = self.carrier(index);
+                if to != index && !rules.is_empty() {
+                    info!(
+                        worker = index.0,
+                        to = to.0,
+                        rules = rules.len(),
+                        "worker is gone; another carries its rules"
+                    );
+                    rules.into_iter().for_each(|id| self.carry(id, to, network));
+                }
+            }
+            let worker = &self.workers[usize::from(index.0)];
+            if worker.is_running() && now.duration_since(worker.since) >= WELL_AFTER {
+                let rules = self.rules.away_from(index);
+                if !rules.is_empty() {
+                    info!(
+                        worker = index.0,
+                        rules = rules.len(),
+                        "worker is well again; it gets its rules back"
+                    );
+                    rules.into_iter().for_each(|id| self.carry(id, index, network));
+                }
+            }
+        }
+    }
+
+    /// When [`State::settle_carriers`] has something to do next, as far as time alone decides it.
+    pub(crate) fn settle_at(&self) -> Option<Instant> {
+        let gone =
+            self.workers.iter().filter(|worker| !worker.is_running()).filter_map(|worker| worker.gone_since);
+        let gone = gone.map(|since| since + GONE_FOR);
+        let away =
+            |index: WorkerIndex| self.rules.all().any(|rule| rule.home == index && rule.worker != index);
+        let well = self.workers.iter().filter(|worker| worker.is_running() && away(worker.index));
+        let now = Instant::now();
+        // What is past was done, or could not be done and waits for an event.
+        gone.chain(well.map(|worker| worker.since + WELL_AFTER)).filter(|at| *at > now).min()
+    }
+
+    /// Moves a rule to a worker for good. Returns the generation that has it there.
+    pub(crate) fn move_rule(
+        &mut self,
+        rule: &RuleRef,
+        to: WorkerIndex,
+        network: &Snapshot,
+    ) -> Result<(RuleId, WorkerIndex, Generation), Fault> {
+        let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
+        if usize::from(to.0) >= self.workers.len() {
+            let message = format!("no worker {to}; there are {}, counted from 0", self.workers.len());
+            return Err(Fault::new(FaultKind::NotFound, message).at("worker"));
+        }
+        if let Some(rule) = self.rules.get_mut(id) {
+            rule.home = to;
+        }
+        self.carry(id, self.carrier(to), network);
+        let rule = self.rules.get(id).ok_or_else(|| not_found(rule))?;
+        Ok((id, rule.worker, rule.generation))
+    }
+
+    /// Has a rule carried by another worker.
+    fn carry(&mut self, id: RuleId, to: WorkerIndex, network: &Snapshot) {
+        self.finish_leaving(id);
+        let Self { rules, workers, holds, .. } = self;
+        let Some(rule) = rules.get_mut(id).filter(|rule| rule.worker != to) else { return };
+        let from = std::mem::replace(&mut rule.worker, to);
+        let acquired = std::mem::take(&mut rule.acquired);
+        let old = &mut workers[usize::from(from.0)];
+        let datapath = rule.compiled.take().and_then(|compiled| compiled.datapath);
+        if old.is_running() && datapath == Some(Datapath::Packet) {
+            // The membership stays with the rule: `refresh` takes it again before this one is given back.
+            rule.leaving = Some((from, acquired));
+        } else {
+            leave(rule.slot, acquired, old, holds);
+        }
+        self.refresh(id, network);
+        if self.rules.get(id).is_some_and(|rule| rule.acquired.receiver.is_none()) {
+            // Nothing to wait for at the new worker.
+            self.finish_leaving(id);
+        }
+    }
+
+    /// Takes rules from the workers that carried them before, once the new ones have them.
+    pub(crate) fn finish_moves(&mut self, worker: WorkerIndex) {
+        let applied = &self.workers[usize::from(worker.0)];
+        let due = self.rules.all().filter(|rule| {
+            rule.leaving.is_some() && rule.worker == worker && applied.has_applied(rule.generation)
+        });
+        let due: Vec<_> = due.map(|rule| rule.id).collect();
+        due.into_iter().for_each(|id| self.finish_leaving(id));
+    }
+
+    fn finish_leaving(&mut self, id: RuleId) {
+        let Self { rules, workers, holds, .. } = self;
+        let Some(rule) = rules.get_mut(id) else { return };
+        if let Some((from, acquired)) = rule.leaving.take() {
+            leave(rule.slot, acquired, &mut workers[usize::from(from.0)], holds);
+        }
+    }
+
+    /// A worker died: what it had counted in and not yet counted out is lost, and counted so. Its counters obey the law again.
+    pub(crate) fn count_lost(&mut self, index: WorkerIndex) {
+        let Self { rules, workers, inputs, .. } = self;
+        let counters = &workers[usize::from(index.0)].counters;
+        for slot in inputs.of(index) {
+            let input = counters.input(slot);
+            let dropped: u64 = input.drops.iter().map(mcr_metrics::Counter::get).sum();
+            let ended = input.matched.get() + dropped;
+            input.drops[InputDrop::WorkerLost as usize].add(input.received().saturating_sub(ended));
+        }
+        for rule in rules.all() {
+            let matched = counters.rule(rule.slot).datagrams.get();
+            for slot in &rule.output_slots {
+                let output = counters.output(*slot);
+                let dropped: u64 = output.drops.iter().map(mcr_metrics::Counter::get).sum();
+                let ended = output.copies.get() + dropped;
+                output.drops[OutputDrop::WorkerLost as usize].add(matched.saturating_sub(ended));
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Counters as two tables: rules with their outputs, and inputs.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use mcr_proto::{
+    counters::OutputDrop,
+    rpc::{InputStats, OutputStats, RuleStats, Stats},
+};
+
+use crate::{
+    table::{
+        Column::{Number, Text},
+        write_table,
+    },
+    text::{bytes, human, rule_state},
+};
+
+pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
+    if !stats.rules.is_empty() {
+        let columns = [
+            Text("RULE"),
+            Text("STATE"),
+            Number("DATAGRAMS"),
+            Number("BYTES"),
+            Number("PPS"),
+            Number("BIT/S"),
+            Text("DROPPED"),
+        ];
+        let rows = stats
+            .rules
+            .iter()
+            .flat_map(|rule| std::iter::once(rule_row(rule)).chain(rule.outputs.iter().map(output_row)));
+        write_table(out, &columns, rows.collect())?;
+    }
+    if !stats.rules.is_empty() && !stats.inputs.is_empty() {
+        writeln!(out)?;
+    }
+    if !stats.inputs.is_empty() {
+        let columns = [
+            Text("INPUT"),
+            Number("WORKER"),
+            Text("PATH"),
+            Number("DATAGRAMS"),
+            Number("BYTES"),
+            Number("PPS"),
+            Number("BIT/S"),
+            Number("MATCHED"),
+            Text("DROPPED"),
+        ];
+        write_table(out, &columns, stats.inputs.iter().map(input_row).collect())?;
+    }
+    Ok(())
+}
+
+fn rule_row(rule: &RuleStats) -> Vec<String> {
+    vec![
+        rule.name.to_string(),
+        rule_state(rule.state).into(),
+        rule.datagrams.to_string(),
+        bytes(rule.bytes),
+        human(rule.rate_pps),
+        human(rule.rate_bps),
+        // What a rule takes it hands to its outputs, all of it.
+        String::new(),
+    ]
+}
+
+fn output_row(output: &OutputStats) -> Vec<String> {
+    vec![
+        format!("  {}", output.output),
+        String::new(),
+        output.copies.to_string(),
+        bytes(output.bytes),
+        human(output.rate_pps),
+        human(output.rate_bps),
+        drops(&output.drops, &output.send_errors),
+    ]
+}
+
+fn input_row(input: &InputStats) -> Vec<String> {
+    let closed = if input.open { "" } else { " (closed)" };
+    vec![
+        format!("{}{closed}", input.interface),
+        input.worker.to_string(),
+        input.datapath.to_string(),
+        input.datagrams.to_string(),
+        bytes(input.bytes),
+        human(input.rate_pps),
+        human(input.rate_bps),
+        input.matched.to_string(),
+        drops(&input.drops, &BTreeMap::new()),
+    ]
+}
+
+/// The drops that there are, a reason a line; below those of sending the errors they are made of.
+fn drops(drops: &BTreeMap<String, u64>, errors: &BTreeMap<String, u64>) -> String {
+    let mut lines = Vec::new();
+    for (reason, count) in drops.iter().filter(|(_, count)| **count > 0) {
+        lines.push(format!("{reason} {count}"));
+        if reason == OutputDrop::SendError.name() {
+            let errors = errors.iter().filter(|(_, count)| **count > 0);
+            lines.extend(errors.map(|(errno, count)| format!("  {errno} {count}")));
+        }
+    }
+    if lines.is_empty() { "-".into() } else { lines.join("\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        counts.iter().map(|(name, count)| ((*name).into(), *count)).collect()
+    }
+
+    #[test]
+    fn drops_are_shown_where_there_are_any_and_errors_by_name() {
+        let none = BTreeMap::new();
+        assert_eq!(drops(&counts(&[("rate", 0), ("too_big", 0)]), &none), "-");
+        assert_eq!(
+            drops(
+                &counts(&[("rate", 0), ("send_error", 5), ("too_big", 2)]),
+                &counts(&[("EPERM", 1), ("ENETUNREACH", 4)])
+            ),
+            "send_error 5\n  ENETUNREACH 4\n  EPERM 1\ntoo_big 2"
+        );
+    }
+
+    #[test]
+    fn the_tables_are_readable_at_a_hundred_columns() {
+        let output = |name: &str| OutputStats {
+            output: name.into(),
+            copies: 12_345_678,
+            bytes: 17_283_949_200,
+            drops: counts(&[("send_error", 3), ("rate", 0)]),
+            send_errors: counts(&[("ENETUNREACH", 3)]),
+            rate_pps: 250_000.0,
+            rate_bps: 2.8e9,
+        };
+        let all = Stats {
+            time_ns: 0,
+            rules: vec![RuleStats {
+                id: mcr_proto::rule::RuleId(1),
+                name: "studio-video".parse().expect("a name"),
+                state: mcr_proto::message::RuleState::Unresolved,
+                datagrams: 12_345_678,
+                bytes: 17_283_949_200,
+                last_seen_ns: None,
+                flows: 1,
+                rate_pps: 250_000.0,
+                rate_bps: 2.8e9,
+                outputs: vec![output("239.2.2.2:6000@eth1,ttl=16"), output("10.100.0.2:6000")],
+            }],
+            inputs: vec![InputStats {
+                worker: 0,
+                interface: "eth0".into(),
+                datapath: mcr_proto::rule::Datapath::Packet,
+                open: true,
+                frames: 1,
+                datagrams: 12_345_680,
+                bytes: 17_283_949_200,
+                matched: 12_345_678,
+                drops: counts(&[("no_rule", 2), ("fragment", 0)]),
+                rate_pps: 0.5,
+                rate_bps: 8.0,
+            }],
+        };
+        let mut out = Vec::new();
+        stats(&mut out, &all).expect("memory");
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.lines().all(|line| line.len() <= 100 && !line.ends_with(' ')), "{text}");
+        assert!(
+            text.contains("send_error 3") && text.contains("ENETUNREACH 3") && text.contains("no_rule 2"),
+            "{text}"
+        );
+        assert!(!text.contains("fragment"), "{text}");
+    }
+}

@@ -1,0 +1,110 @@
+//! Numbers and names as people read them.
+
+use mcr_proto::message::{IoChoice, RuleState, WorkerState};
+
+/// Three digits and a unit: `0`, `7.5`, `312`, `1.40M`.
+pub(crate) fn human(value: f64) -> String {
+    const UNITS: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
+    let mut value = value;
+    let mut unit = 0;
+    // 999.5 would be written as 1000.
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let decimals = match value {
+        _ if unit == 0 && value.fract() == 0.0 => 0,
+        value if value < 9.995 && unit > 0 => 2,
+        value if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$}{}", UNITS[unit])
+}
+
+/// Bytes, as `1.40MB`.
+pub(crate) fn bytes(count: u64) -> String {
+    format!("{}B", human(count as f64))
+}
+
+pub(crate) fn rule_state(state: RuleState) -> &'static str {
+    match state {
+        RuleState::Unresolved => "unresolved",
+        RuleState::Active => "active",
+        RuleState::Paused => "paused",
+        RuleState::Disabled => "disabled",
+        RuleState::Failed => "failed",
+    }
+}
+
+pub(crate) fn worker_state(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Starting => "starting",
+        WorkerState::Running => "running",
+        WorkerState::Backoff => "backoff",
+    }
+}
+
+pub(crate) fn io_choice(io: IoChoice) -> &'static str {
+    match io {
+        IoChoice::Auto => "auto",
+        IoChoice::Uring => "uring",
+        IoChoice::Syscalls => "syscalls",
+    }
+}
+
+/// A value that may not be there.
+pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+/// What a rule in this state is waiting for.
+pub(crate) fn outlook(state: RuleState) -> &'static str {
+    match state {
+        RuleState::Unresolved => "it starts relaying when the interface appears",
+        RuleState::Paused => "it starts relaying when the interface is up",
+        RuleState::Failed => "the daemon tries again by itself",
+        RuleState::Disabled => "it relays once it is enabled",
+        RuleState::Active => "it relays now",
+    }
+}
+
+/// The text with anything that could break or repaint a line made visible.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escape = c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+            let (shown, escaped) = if escape { (None, Some(c.escape_default())) } else { (Some(c), None) };
+            shown.into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits_and_a_unit() {
+        for (value, want) in [
+            (0.0, "0"),
+            (7.5, "7.5"),
+            (312.0, "312"),
+            (999.4, "999"),
+            (999.6, "1.00k"),
+            (1234.0, "1.23k"),
+            (12_345.0, "12.3k"),
+            (99_960.0, "100k"),
+            (999_999.0, "1.00M"),
+            (1.4e9, "1.40G"),
+            (1.8e19, "18.0E"),
+        ] {
+            assert_eq!(human(value), want);
+        }
+        assert_eq!(bytes(1400), "1.40kB");
+    }
+
+    #[test]
+    fn a_message_is_one_line_and_paints_nothing() {
+        assert_eq!(one_line("a\nb\u{1b}[31mc\u{2028}é"), "a\\nb\\u{1b}[31mc\\u{2028}é");
+    }
+}

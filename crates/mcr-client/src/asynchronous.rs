@@ -1,0 +1,204 @@
+//! The client for tasks.
+
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    time::Duration,
+};
+
+use mcr_proto::{
+    message::RuleRef,
+    rpc::{
+        Hello, InterfaceInfo, InterfaceList, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
+        RuleParams, Stats, Version, Welcome, WorkerInfo, WorkerList, method,
+    },
+    rule::RuleSpec,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    ClientError, Options,
+    session::{CLIENT, NoParams, READ_BYTES, Session},
+};
+
+/// Between two attempts to connect to a daemon whose queue is full.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// A connection to the daemon, handshake done. The methods are those of [`crate::Client`].
+///
+/// A call that is dropped before it has finished leaves the connection unusable.
+#[derive(Debug)]
+pub struct AsyncClient {
+    stream: UnixStream,
+    session: Session,
+    deadline: Duration,
+    welcome: Welcome,
+}
+
+impl AsyncClient {
+    /// Connects to the daemon that listens at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], [`ClientError::NotPermitted`], [`ClientError::Protocol`], or any that a call has.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with its I/O and time drivers enabled.
+    pub async fn connect(path: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
+        let path = path.as_ref();
+        let Options { deadline } = options;
+        let mut stream = connect(path, Instant::now() + deadline)
+            .await
+            .map_err(|source| ClientError::from_connect(path.to_owned(), source))?;
+        let mut session = Session::default();
+        let hello = Hello { protocol: PROTOCOL, client: Some(CLIENT.into()) };
+        let welcome = call(&mut stream, &mut session, deadline, method::HELLO, &hello).await?;
+        Ok(Self { stream, session, deadline, welcome })
+    }
+
+    /// What the daemon said at the handshake.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Calls any method.
+    ///
+    /// # Errors
+    /// Those of [`crate::Client::call`].
+    pub async fn call<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        params: &P,
+    ) -> Result<R, ClientError> {
+        call(&mut self.stream, &mut self.session, self.deadline, method, params).await
+    }
+
+    /// Adds a rule. An identical one of the same name is not added again; `created` says so.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn rule_add(&mut self, rule: &RuleSpec) -> Result<RuleAdded, ClientError> {
+        self.call(method::RULE_ADD, rule).await
+    }
+
+    /// Removes a rule.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn rule_remove(&mut self, rule: &RuleRef) -> Result<(), ClientError> {
+        let removed: serde_json::Value =
+            self.call(method::RULE_REMOVE, &RuleParams { rule: rule.clone() }).await?;
+        drop(removed);
+        Ok(())
+    }
+
+    /// One rule, or all of them in order of id.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn rules(&mut self, rule: Option<&RuleRef>) -> Result<Vec<RuleInfo>, ClientError> {
+        self.call(method::RULE_LIST, &OptionalRule { rule: rule.cloned() })
+            .await
+            .map(|list: RuleList| list.rules)
+    }
+
+    /// Counters and rates of one rule, or of all.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn stats(&mut self, rule: Option<&RuleRef>) -> Result<Stats, ClientError> {
+        self.call(method::STATS_GET, &OptionalRule { rule: rule.cloned() }).await
+    }
+
+    /// The daemon's workers.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn workers(&mut self) -> Result<Vec<WorkerInfo>, ClientError> {
+        self.call(method::WORKER_LIST, &NoParams {}).await.map(|list: WorkerList| list.workers)
+    }
+
+    /// The interfaces of the daemon's host.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn interfaces(&mut self) -> Result<Vec<InterfaceInfo>, ClientError> {
+        self.call(method::INTERFACE_LIST, &NoParams {}).await.map(|list: InterfaceList| list.interfaces)
+    }
+
+    /// Asks whether the daemon is there, its privileged half included.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn ping(&mut self) -> Result<(), ClientError> {
+        self.call(method::PING, &NoParams {}).await.map(|_: Pong| ())
+    }
+
+    /// The daemon's version.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn version(&mut self) -> Result<Version, ClientError> {
+        self.call(method::VERSION, &NoParams {}).await
+    }
+}
+
+/// Connects within the deadline. A non-blocking `connect` to a daemon whose queue is full says so at once, and no event
+/// tells when there is room.
+async fn connect(path: &Path, end: Instant) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        if Instant::now() >= end {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn call<P: Serialize, R: DeserializeOwned>(
+    stream: &mut UnixStream,
+    session: &mut Session,
+    deadline: Duration,
+    method: &str,
+    params: &P,
+) -> Result<R, ClientError> {
+    let line = session.request(method, params)?;
+    session.begin();
+    let outcome = timeout_at(Instant::now() + deadline, exchange(stream, session, method, &line)).await;
+    let outcome = outcome.unwrap_or_else(|_| Err(ClientError::Timeout { method: method.into(), deadline }));
+    session.end(outcome)
+}
+
+async fn exchange<R: DeserializeOwned>(
+    stream: &mut UnixStream,
+    session: &mut Session,
+    method: &str,
+    line: &[u8],
+) -> Result<R, ClientError> {
+    match stream.write_all(line).await {
+        // The daemon has closed, but may have said why before; reading finds out.
+        Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+            return Err(ClientError::Io(error));
+        }
+        _ => {}
+    }
+    let mut bytes = vec![0; READ_BYTES];
+    loop {
+        if let Some(result) = session.answer(method)? {
+            return Ok(result);
+        }
+        match stream.read(&mut bytes).await {
+            Ok(0) => return Err(ClientError::Closed),
+            Ok(count) => session.receive(&bytes[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(ClientError::Closed),
+            Err(error) => return Err(ClientError::Io(error)),
+        }
+    }
+}

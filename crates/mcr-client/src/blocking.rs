@@ -1,0 +1,225 @@
+//! The client that blocks.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use mcr_proto::{
+    message::RuleRef,
+    rpc::{
+        Hello, InterfaceInfo, InterfaceList, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
+        RuleParams, Stats, Version, Welcome, WorkerInfo, WorkerList, method,
+    },
+    rule::RuleSpec,
+};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    ClientError, Options,
+    session::{NoParams, READ_BYTES, Session},
+};
+
+/// A connection to the daemon, handshake done.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    session: Session,
+    deadline: Duration,
+    welcome: Welcome,
+}
+
+impl Client {
+    /// Connects to the daemon that listens at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], [`ClientError::NotPermitted`], [`ClientError::Protocol`], or any that a call has.
+    pub fn connect(path: impl AsRef<Path>, options: Options) -> Result<Self, ClientError> {
+        let path = path.as_ref();
+        let Options { deadline } = options;
+        let stream =
+            connect(path, deadline).map_err(|source| ClientError::from_connect(path.to_owned(), source))?;
+        let mut session = Session::default();
+        let hello = Hello { protocol: PROTOCOL, client: Some(crate::session::CLIENT.into()) };
+        let welcome = call(&stream, &mut session, deadline, method::HELLO, &hello)?;
+        Ok(Self { stream, session, deadline, welcome })
+    }
+
+    /// What the daemon said at the handshake.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Calls any method.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]. After [`ClientError::Fault`], [`ClientError::NotPermitted`] and [`ClientError::TooLong`] the
+    /// connection can be used on; after any other, further calls give [`ClientError::Closed`].
+    pub fn call<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        params: &P,
+    ) -> Result<R, ClientError> {
+        call(&self.stream, &mut self.session, self.deadline, method, params)
+    }
+
+    /// Adds a rule. An identical one of the same name is not added again; `created` says so.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn rule_add(&mut self, rule: &RuleSpec) -> Result<RuleAdded, ClientError> {
+        self.call(method::RULE_ADD, rule)
+    }
+
+    /// Removes a rule.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn rule_remove(&mut self, rule: &RuleRef) -> Result<(), ClientError> {
+        let removed: serde_json::Value =
+            self.call(method::RULE_REMOVE, &RuleParams { rule: rule.clone() })?;
+        drop(removed);
+        Ok(())
+    }
+
+    /// One rule, or all of them in order of id.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn rules(&mut self, rule: Option<&RuleRef>) -> Result<Vec<RuleInfo>, ClientError> {
+        self.call(method::RULE_LIST, &OptionalRule { rule: rule.cloned() }).map(|list: RuleList| list.rules)
+    }
+
+    /// Counters and rates of one rule, or of all.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn stats(&mut self, rule: Option<&RuleRef>) -> Result<Stats, ClientError> {
+        self.call(method::STATS_GET, &OptionalRule { rule: rule.cloned() })
+    }
+
+    /// The daemon's workers.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn workers(&mut self) -> Result<Vec<WorkerInfo>, ClientError> {
+        self.call(method::WORKER_LIST, &NoParams {}).map(|list: WorkerList| list.workers)
+    }
+
+    /// The interfaces of the daemon's host.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn interfaces(&mut self) -> Result<Vec<InterfaceInfo>, ClientError> {
+        self.call(method::INTERFACE_LIST, &NoParams {}).map(|list: InterfaceList| list.interfaces)
+    }
+
+    /// Asks whether the daemon is there, its privileged half included.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn ping(&mut self) -> Result<(), ClientError> {
+        self.call(method::PING, &NoParams {}).map(|_: Pong| ())
+    }
+
+    /// The daemon's version.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn version(&mut self) -> Result<Version, ClientError> {
+        self.call(method::VERSION, &NoParams {})
+    }
+}
+
+/// Connects within the deadline. A daemon that does not accept lets its queue run full, where `connect` would wait forever;
+/// the send timeout bounds it (af_unix, `unix_stream_connect`).
+fn connect(path: &Path, deadline: Duration) -> std::io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(deadline))?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(socket.into()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Err(ErrorKind::TimedOut.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn call<P: Serialize, R: DeserializeOwned>(
+    stream: &UnixStream,
+    session: &mut Session,
+    deadline: Duration,
+    method: &str,
+    params: &P,
+) -> Result<R, ClientError> {
+    let line = session.request(method, params)?;
+    session.begin();
+    let exchange = Exchange { stream, method, deadline, end: Instant::now() + deadline };
+    let outcome = exchange.send(&line).and_then(|()| exchange.receive(session));
+    session.end(outcome)
+}
+
+/// One request and its answer, under one deadline.
+struct Exchange<'a> {
+    stream: &'a UnixStream,
+    method: &'a str,
+    deadline: Duration,
+    end: Instant,
+}
+
+impl Exchange<'_> {
+    fn send(&self, mut line: &[u8]) -> Result<(), ClientError> {
+        while !line.is_empty() {
+            self.stream.set_write_timeout(Some(self.remaining()?)).map_err(ClientError::Io)?;
+            match { self.stream }.write(line) {
+                Ok(bytes) => line = &line[bytes..],
+                // The daemon has closed, but may have said why before; reading finds out.
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                    break;
+                }
+                Err(error) => self.judge(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn receive<R: DeserializeOwned>(&self, session: &mut Session) -> Result<R, ClientError> {
+        let mut bytes = vec![0; READ_BYTES];
+        loop {
+            if let Some(result) = session.answer(self.method)? {
+                return Ok(result);
+            }
+            self.stream.set_read_timeout(Some(self.remaining()?)).map_err(ClientError::Io)?;
+            match { self.stream }.read(&mut bytes) {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(count) => session.receive(&bytes[..count]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(ClientError::Closed),
+                Err(error) => self.judge(error)?,
+            }
+        }
+    }
+
+    /// Time left; never zero, which a socket takes for "forever".
+    fn remaining(&self) -> Result<Duration, ClientError> {
+        let remaining = self.end.saturating_duration_since(Instant::now());
+        if remaining.is_zero() { Err(self.late()) } else { Ok(remaining) }
+    }
+
+    fn judge(&self, error: std::io::Error) -> Result<(), ClientError> {
+        match error.kind() {
+            ErrorKind::Interrupted => Ok(()),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Err(self.late()),
+            _ => Err(ClientError::Io(error)),
+        }
+    }
+
+    fn late(&self) -> ClientError {
+        ClientError::Timeout { method: self.method.into(), deadline: self.deadline }
+    }
+}

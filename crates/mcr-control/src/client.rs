@@ -1,0 +1,287 @@
+//! One client: lines in, lines out, one request at a time.
+
+use std::{io, rc::Rc, time::Duration};
+
+use mcr_metrics::Segment;
+use mcr_proto::{
+    message::{Fault, FaultKind, Reply, Request},
+    rpc::{
+        ErrorData, ErrorObject, InterfaceList, PROTOCOL, Pong, RuleAdded, RuleList, Stats, Version, Welcome,
+        WorkerList, code,
+    },
+};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{
+    limits::Limits,
+    line::{Lines, TooLong},
+    peer::Rights,
+    rates::Sampler,
+    request::{Call, Incoming, parse_line},
+    stats,
+    supervisor::{Supervisor, misunderstood},
+    view,
+};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What to do about a missing handshake.
+const FIRST: &str = "the first request is `hello` with the number of the protocol, as in {\"protocol\": 1}";
+
+/// What all clients share.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) sampler: Rc<Sampler>,
+    pub(crate) segments: Rc<[Segment]>,
+    pub(crate) limits: Limits,
+}
+
+/// The result of any method.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Welcome(Welcome),
+    Added(Box<RuleAdded>),
+    Removed {},
+    Rules(RuleList),
+    Stats(Stats),
+    Workers(WorkerList),
+    Interfaces(InterfaceList),
+    Pong(Pong),
+    Version(Version),
+}
+
+/// A response that need not become a tree of values first.
+#[derive(Serialize)]
+struct ResponseLine<'a> {
+    jsonrpc: &'static str,
+    id: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Outcome>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a ErrorObject>,
+}
+
+/// Why no further line came.
+enum End {
+    /// The client has closed.
+    Closed,
+    /// Half a line, and then nothing, or not enough of it.
+    Half(&'static str),
+    /// A line over the cap.
+    TooLong,
+}
+
+struct Client {
+    service: Rc<Service>,
+    stream: UnixStream,
+    lines: Lines,
+    rights: Rights,
+    greeted: bool,
+}
+
+/// Serves a client until it closes or has to be closed.
+pub(crate) async fn attend(service: Rc<Service>, stream: UnixStream, rights: Rights) {
+    let lines = Lines::new(service.limits.line_bytes_max);
+    let mut client = Client { service, stream, lines, rights, greeted: false };
+    // An error means that the client is gone or does not read: there is nobody to tell.
+    let _ = client.converse().await;
+}
+
+/// Says why a client is not served, as far as its socket takes that at once.
+pub(crate) fn refuse(stream: &UnixStream, fault: Fault) {
+    let _ = stream.try_write(&line(&Value::Null, Err(fault.into()), usize::MAX));
+}
+
+impl Client {
+    async fn converse(&mut self) -> io::Result<()> {
+        loop {
+            let fault = match self.next().await? {
+                Ok(Incoming { id, call }) => {
+                    if self.respond(id, call).await? {
+                        continue;
+                    }
+                    return Ok(());
+                }
+                Err(End::Closed) => return Ok(()),
+                Err(End::Half(message)) => ErrorObject { code: code::PARSE, ..invalid(message) },
+                Err(End::TooLong) => {
+                    let message = format!(
+                        "the line is longer than {} bytes; send a smaller request on a new connection",
+                        self.service.limits.line_bytes_max
+                    );
+                    Fault::new(FaultKind::Limit, message).into()
+                }
+            };
+            return self.write(&line(&Value::Null, Err(fault), usize::MAX)).await;
+        }
+    }
+
+    /// The next request that is not a blank line.
+    async fn next(&mut self) -> io::Result<Result<Incoming, End>> {
+        let mut end: Option<Instant> = None;
+        loop {
+            match self.lines.take() {
+                Ok(Some(line)) if line.trim_ascii().is_empty() => {
+                    end = None;
+                    continue;
+                }
+                Ok(Some(line)) => return Ok(Ok(parse_line(line))),
+                Err(TooLong) => return Ok(Err(End::TooLong)),
+                Ok(None) => {}
+            }
+            let half = self.lines.has_half_line();
+            let read = self.stream.read_buf(self.lines.room());
+            let count = if half {
+                let end = *end.get_or_insert_with(|| Instant::now() + self.service.limits.half_line);
+                match timeout_at(end, read).await {
+                    Ok(count) => count?,
+                    Err(_) => return Ok(Err(End::Half("the rest of the line did not come in time"))),
+                }
+            } else {
+                read.await?
+            };
+            if count == 0 {
+                let half = "the last line does not end in a newline and was not carried out";
+                return Ok(Err(if self.lines.has_half_line() { End::Half(half) } else { End::Closed }));
+            }
+        }
+    }
+
+    /// Carries out one request and answers it; false if the connection must end.
+    async fn respond(&mut self, id: Option<Value>, call: Result<Call, ErrorObject>) -> io::Result<bool> {
+        let was_greeted = self.greeted;
+        let mut go_on = true;
+        let outcome = match call {
+            Ok(call) => self.perform(call).await,
+            // What is no request at all is no breach of order.
+            Err(error) if self.greeted || matches!(error.code, code::PARSE | code::INVALID_REQUEST) => {
+                Err(error)
+            }
+            Err(error) => Err(protocol_fault(format!("{}; {FIRST}", error.message))),
+        };
+        if let Err(error) = &outcome {
+            go_on = error.data.kind != FaultKind::Protocol;
+        }
+        // Before the handshake there is no notification: a client that does not speak the protocol must find out.
+        if let Some(id) = id.or((!was_greeted).then_some(Value::Null)) {
+            self.write(&line(&id, outcome, self.service.limits.response_bytes_max)).await?;
+        }
+        Ok(go_on)
+    }
+
+    async fn perform(&mut self, call: Call) -> Result<Outcome, ErrorObject> {
+        if let Call::Hello(hello) = call {
+            return self.greet(hello.protocol);
+        }
+        if !self.greeted {
+            return Err(protocol_fault(format!("`{}` before `hello`; {FIRST}", call.method())));
+        }
+        if call.changes() && self.rights != Rights::Change {
+            let message = format!(
+                "`{}` is not permitted to you; ask as root, as the daemon's user or as a member of its group",
+                call.method()
+            );
+            return Err(Fault::new(FaultKind::NotPermitted, message).into());
+        }
+        self.ask(call).await.map_err(ErrorObject::from)
+    }
+
+    fn greet(&mut self, theirs: u32) -> Result<Outcome, ErrorObject> {
+        if theirs != PROTOCOL {
+            let message = format!(
+                "the daemon speaks control protocol {PROTOCOL}, the client {theirs}; use the client that came with the daemon"
+            );
+            return Err(protocol_fault(message));
+        }
+        self.greeted = true;
+        Ok(Outcome::Welcome(Welcome {
+            protocol: PROTOCOL,
+            version: VERSION.into(),
+            may_change: self.rights == Rights::Change,
+        }))
+    }
+
+    async fn ask(&self, call: Call) -> Result<Outcome, Fault> {
+        let Service { supervisor, sampler, segments, .. } = &*self.service;
+        match call {
+            Call::Hello(_) | Call::Version => {
+                Ok(Outcome::Version(Version { version: VERSION.into(), protocol: PROTOCOL }))
+            }
+            Call::RuleAdd(spec) => match supervisor.ask(Request::RuleAdd(spec)).await? {
+                Reply::Added { rule, created } => {
+                    Ok(Outcome::Added(Box::new(RuleAdded { rule: view::rule(*rule), created })))
+                }
+                _ => Err(misunderstood("RuleAdd")),
+            },
+            Call::RuleRemove(rule) => match supervisor.ask(Request::RuleRemove(rule)).await? {
+                Reply::Done => Ok(Outcome::Removed {}),
+                _ => Err(misunderstood("RuleRemove")),
+            },
+            Call::RuleList(rule) => {
+                let rules = supervisor.rules(rule.as_ref()).await?;
+                Ok(Outcome::Rules(RuleList { rules: rules.into_iter().map(view::rule).collect() }))
+            }
+            Call::StatsGet(rule) => {
+                stats::stats(supervisor, segments, sampler, rule.as_ref()).await.map(Outcome::Stats)
+            }
+            Call::WorkerList => {
+                let workers = supervisor.workers().await?;
+                Ok(Outcome::Workers(WorkerList { workers: workers.into_iter().map(view::worker).collect() }))
+            }
+            Call::InterfaceList => {
+                let interfaces = supervisor.interfaces().await?.into_iter().map(view::interface).collect();
+                Ok(Outcome::Interfaces(InterfaceList { interfaces }))
+            }
+            Call::Ping => match supervisor.ask(Request::Ping).await? {
+                Reply::Done => Ok(Outcome::Pong(Pong { pong: true })),
+                _ => Err(misunderstood("Ping")),
+            },
+        }
+    }
+
+    /// Writes a whole line, for as long as the peer takes some of it from time to time.
+    async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let patience: Duration = self.service.limits.unread_response;
+        while !bytes.is_empty() {
+            match timeout(patience, self.stream.write(bytes)).await {
+                Ok(written) => bytes = &bytes[written?..],
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The response with its newline. One over the cap becomes an error that says so.
+fn line(id: &Value, outcome: Result<Outcome, ErrorObject>, bytes_max: usize) -> Vec<u8> {
+    let (result, error) = match &outcome {
+        Ok(result) => (Some(result), None),
+        Err(error) => (None, Some(error)),
+    };
+    let response = ResponseLine { jsonrpc: "2.0", id, result, error };
+    // Strings, numbers and maps with string keys: nothing in a response can fail to be JSON.
+    let mut line = serde_json::to_vec(&response).expect("a response is plain data");
+    if line.len() > bytes_max && result.is_some() {
+        let message = format!("the response has more than {bytes_max} bytes; ask for one rule at a time");
+        return self::line(id, Err(Fault::new(FaultKind::Limit, message).into()), usize::MAX);
+    }
+    line.push(b'\n');
+    line
+}
+
+fn protocol_fault(message: String) -> ErrorObject {
+    let data = ErrorData { kind: FaultKind::Protocol, field: None, protocol: Some(PROTOCOL) };
+    ErrorObject { code: code::FAILED, message, data }
+}
+
+fn invalid(message: &str) -> ErrorObject {
+    Fault::new(FaultKind::Invalid, message).into()
+}

@@ -1,0 +1,138 @@
+//! The main loop: messages of the supervisor, new clients, and the end.
+
+use std::{io, os::fd::OwnedFd, rc::Rc};
+
+use mcr_fdpass::{AsyncChannel, Channel, Received, RecvError, Tag};
+use mcr_metrics::{Access, Segment};
+use mcr_proto::{
+    codec,
+    message::{Fault, FaultKind, FromControl, LogLevel, ToControl, tag},
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    ControlError,
+    client::{self, Service},
+    limits::Limits,
+    peer::{Admission, Peer},
+    rates::Sampler,
+    supervisor::Supervisor,
+};
+
+/// Everything that came with `Start`.
+struct Started {
+    listener: UnixListener,
+    segments: Rc<[Segment]>,
+    admission: Admission,
+}
+
+pub(crate) async fn serve(channel: OwnedFd, limits: Limits) -> Result<(), ControlError> {
+    let channel = AsyncChannel::new(Channel::from(channel)).map_err(ControlError::Runtime)?;
+    let Some(started) = start(&channel).await? else { return Ok(()) };
+    let Started { listener, segments, admission } = started;
+    let service = Rc::new(Service {
+        supervisor: Supervisor::new(channel, limits),
+        sampler: Sampler::new(Rc::clone(&segments), limits),
+        segments,
+        limits,
+    });
+    service.supervisor.ready().await?;
+
+    // Dropped when this function returns, and with it all clients.
+    let mut clients = JoinSet::new();
+    let mut body = Vec::new();
+    let mut pause: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            message = service.supervisor.message(&mut body) => match message? {
+                Some(ToControl::Reply { seq, reply }) => service.supervisor.deliver(seq, reply),
+                Some(ToControl::Ping) => service.supervisor.tell(&FromControl::Pong),
+                Some(ToControl::Start { .. }) => return Err(ControlError::NotStarted),
+                Some(ToControl::Stop) | None => return Ok(()),
+            },
+            accepted = listener.accept(), if pause.is_none() => match accepted {
+                Ok((stream, _)) => admit(&service, &admission, &mut clients, stream),
+                Err(error) => {
+                    service.supervisor.log(LogLevel::Warn, format!("a client could not be accepted: {error}"));
+                    pause = Some(Instant::now() + limits.accept_pause);
+                }
+            },
+            () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => pause = None,
+            Some(ended) = clients.join_next() => {
+                if let Err(error) = ended {
+                    service.supervisor.log(LogLevel::Error, format!("serving a client failed: {error}"));
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the first message; none if there is nothing to start any more.
+async fn start(channel: &AsyncChannel) -> Result<Option<Started>, ControlError> {
+    let mut body = Vec::new();
+    let received = match channel.recv(&mut body).await {
+        Ok(received) => received,
+        Err(RecvError::Closed) => return Ok(None),
+        Err(error) => return Err(ControlError::Receive(error)),
+    };
+    match codec::decode(&body).map_err(ControlError::Message)? {
+        ToControl::Start { workers, owner_uid, group_gid, others_may_read } => {
+            let admission = Admission { owner_uid, group_gid, others_may_read };
+            take_up(received, usize::from(workers), admission).map(Some)
+        }
+        ToControl::Stop => Ok(None),
+        ToControl::Reply { .. } | ToControl::Ping => Err(ControlError::NotStarted),
+    }
+}
+
+fn take_up(mut received: Received, workers: usize, admission: Admission) -> Result<Started, ControlError> {
+    let missing = |what: String| ControlError::Missing { what };
+    let listener = received.take(Tag(tag::LISTENER)).ok_or_else(|| missing("a listener".into()))?;
+    let segments = (0..workers)
+        .map(|worker| {
+            let counters = received.take(Tag(tag::COUNTERS));
+            let counters = counters.ok_or_else(|| missing(format!("the counters of worker {worker}")))?;
+            Segment::attach(counters, Access::Read)
+                .map_err(|source| ControlError::Counters { worker, source })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Started { listener: listen(listener).map_err(ControlError::Listener)?, segments, admission })
+}
+
+fn listen(listener: OwnedFd) -> io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Serves a new client, or tells it why not.
+fn admit(service: &Rc<Service>, admission: &Admission, clients: &mut JoinSet<()>, stream: UnixStream) {
+    let refusal = match Peer::of(&stream) {
+        Err(error) => Fault::new(FaultKind::Internal, format!("who you are cannot be found out: {error}")),
+        Ok(peer) => match admission.rights(&peer) {
+            None => {
+                let message = format!(
+                    "user {} may not use this daemon; ask as root, as the daemon's user or as a member of its group",
+                    peer.uid
+                );
+                Fault::new(FaultKind::NotPermitted, message)
+            }
+            Some(_) if clients.len() >= service.limits.clients_max => {
+                let message = format!(
+                    "{} clients are connected, which is the limit; close one, or try again later",
+                    service.limits.clients_max
+                );
+                Fault::new(FaultKind::Limit, message)
+            }
+            Some(rights) => {
+                clients.spawn_local(client::attend(Rc::clone(service), stream, rights));
+                return;
+            }
+        },
+    };
+    client::refuse(&stream, refusal);
+}

@@ -1,0 +1,151 @@
+//! The answer to `stats.get`: who has which slot from the supervisor, numbers from shared memory.
+
+use std::{
+    collections::BTreeMap,
+    rc::Rc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use mcr_metrics::{INPUT_SLOTS, OUTPUT_SLOTS, RULE_SLOTS, Segment, sum_output, sum_rule};
+use mcr_proto::{
+    counters::{InputDrop, OutputDrop},
+    message::{Fault, InputView, OutputView, RuleRef, RuleView},
+    rpc::{InputStats, OutputStats, RuleStats, Stats},
+};
+use nix::errno::Errno;
+
+use crate::{
+    rates::{Place, Sampler},
+    supervisor::{Supervisor, misunderstood},
+    view,
+};
+
+/// Reads the counters of one rule and of its input, or of everything.
+pub(crate) async fn stats(
+    supervisor: &Supervisor,
+    segments: &[Segment],
+    sampler: &Rc<Sampler>,
+    rule: Option<&RuleRef>,
+) -> Result<Stats, Fault> {
+    let rules = supervisor.rules(rule).await?;
+    let mut inputs = supervisor.inputs().await?;
+    if rule.is_some() {
+        inputs.retain(|input| rules.iter().any(|rule| feeds(input, rule)));
+    }
+    check(&rules, &inputs, segments.len())?;
+    sampler.prepare(&places(&rules, &inputs), rule.is_none()).await;
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Stats {
+        time_ns: u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX),
+        rules: rules.into_iter().map(|rule| rule_stats(rule, segments, sampler)).collect(),
+        inputs: inputs.into_iter().map(|input| input_stats(&input, segments, sampler)).collect(),
+    })
+}
+
+/// Whether the rule's datagrams come in there.
+fn feeds(input: &InputView, rule: &RuleView) -> bool {
+    input.worker == rule.worker
+        && input.interface == rule.spec.input.interface
+        && Some(input.datapath) == rule.datapath
+}
+
+/// Slots out of range would be read beyond the tables, which ends the process.
+fn check(rules: &[RuleView], inputs: &[InputView], workers: usize) -> Result<(), Fault> {
+    let rules_fit = rules.iter().all(|rule| {
+        (rule.slot.0 as usize) < RULE_SLOTS
+            && rule.outputs.iter().all(|output| (output.slot.0 as usize) < OUTPUT_SLOTS)
+    });
+    let inputs_fit = inputs
+        .iter()
+        .all(|input| (input.slot.0 as usize) < INPUT_SLOTS && usize::from(input.worker.0) < workers);
+    if rules_fit && inputs_fit { Ok(()) } else { Err(misunderstood("a list of counters")) }
+}
+
+fn places(rules: &[RuleView], inputs: &[InputView]) -> Vec<Place> {
+    let inputs = inputs.iter().map(|input| Place::Input(input.worker, input.slot));
+    let rules = rules.iter().flat_map(|rule| {
+        let outputs = rule.outputs.iter().map(|output| Place::Output(output.slot));
+        std::iter::once(Place::Rule(rule.slot)).chain(outputs)
+    });
+    inputs.chain(rules).collect()
+}
+
+fn rule_stats(rule: RuleView, segments: &[Segment], sampler: &Sampler) -> RuleStats {
+    let sum = sum_rule(segments, rule.slot);
+    let rate = sampler.rate(Place::Rule(rule.slot));
+    RuleStats {
+        id: rule.id,
+        name: view::name(rule.id, rule.spec.name),
+        state: rule.state,
+        datagrams: sum.datagrams,
+        bytes: sum.bytes,
+        last_seen_ns: Some(sum.last_seen_ns).filter(|time| *time != 0),
+        flows: sum.flows,
+        rate_pps: rate.datagrams,
+        rate_bps: rate.bits,
+        outputs: rule.outputs.iter().map(|output| output_stats(output, segments, sampler)).collect(),
+    }
+}
+
+fn output_stats(output: &OutputView, segments: &[Segment], sampler: &Sampler) -> OutputStats {
+    let sum = sum_output(segments, output.slot);
+    let rate = sampler.rate(Place::Output(output.slot));
+    let mut send_errors = BTreeMap::new();
+    for (errno, count) in sum.send_errors {
+        *send_errors.entry(errno_name(errno)).or_default() += count;
+    }
+    OutputStats {
+        output: output.output.to_string(),
+        copies: sum.copies,
+        bytes: sum.bytes,
+        drops: OutputDrop::ALL
+            .iter()
+            .map(|reason| (reason.name().into(), sum.drops[*reason as usize]))
+            .collect(),
+        send_errors,
+        rate_pps: rate.datagrams,
+        rate_bps: rate.bits,
+    }
+}
+
+fn input_stats(input: &InputView, segments: &[Segment], sampler: &Sampler) -> InputStats {
+    let counters = segments[usize::from(input.worker.0)].input(input.slot);
+    let rate = sampler.rate(Place::Input(input.worker, input.slot));
+    InputStats {
+        worker: input.worker.0,
+        interface: input.interface.to_string(),
+        datapath: input.datapath,
+        open: input.open,
+        frames: counters.frames.get(),
+        datagrams: counters.received(),
+        bytes: counters.bytes.get(),
+        matched: counters.matched.get(),
+        drops: InputDrop::ALL
+            .iter()
+            .map(|reason| (reason.name().into(), counters.drops[*reason as usize].get()))
+            .collect(),
+        rate_pps: rate.datagrams,
+        rate_bps: rate.bits,
+    }
+}
+
+/// The name as in errno(3); 0 stands for all that the counters had no place for.
+fn errno_name(errno: i32) -> String {
+    match Errno::from_raw(errno) {
+        _ if errno == 0 => "other".into(),
+        Errno::UnknownErrno => format!("errno_{errno}"),
+        known => format!("{known:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_go_by_their_names() {
+        assert_eq!(errno_name(101), "ENETUNREACH");
+        assert_eq!(errno_name(0), "other");
+        assert_eq!(errno_name(9999), "errno_9999");
+    }
+}

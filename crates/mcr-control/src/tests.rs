@@ -1,0 +1,6 @@
+//! The whole process against a small supervisor that speaks the real protocol over the real transport.
+
+mod answers;
+mod clients;
+mod rights;
+mod stage;

@@ -125,6 +125,12 @@ fn a_superframe_leaves_in_one_send_and_takes_equal_neighbours_along() {
 }
 
 #[test]
+fn a_superframe_of_one_short_datagram_is_that_datagram() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    assert_eq!(datagrams_of_sends(&mut engine, &[arrival(0, 700, 1400), arrival(1, 700, 0)]), [2]);
+}
+
+#[test]
 fn datagrams_that_differ_in_ecn_alone_share_a_run() {
     let mut engine = engine_with([route(1, vec![output(1)])]);
     let marked = |frame, traffic_class| Arrival { traffic_class, ..arrival(frame, 100, 0) };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Command line of the MCR relay daemon.
 #[derive(Debug, Parser)]
@@ -48,11 +48,87 @@ pub(crate) enum Verb {
         after_help = "Examples:\n  mcrctl list\n  mcrctl --json list | jq '.rules[] | select(.state != \"active\")'"
     )]
     List,
-    /// Show one rule in full
-    #[command(after_help = "Examples:\n  mcrctl show studio-video\n  mcrctl --json show 3")]
+    /// Show one rule in full, or how the running rules differ from the startup configuration
+    #[command(
+        after_help = "Examples:\n  mcrctl show studio-video\n  mcrctl --json show 3\n  mcrctl show --diff\n\n\
+        --diff compares with the daemon's configuration file: + runs but is not in the file, - is in the file but does\n\
+        not run, ~ is in both and not the same."
+    )]
     Show {
         /// Name or id
+        #[arg(required_unless_present = "diff", conflicts_with = "diff")]
+        rule: Option<String>,
+        /// Compare the running rules with the startup configuration
+        #[arg(long)]
+        diff: bool,
+    },
+    /// Have a rule carried by another worker from now on
+    #[command(
+        after_help = "Example:\n  mcrctl move studio-video 1\n\nNo datagram is lost: the old worker relays until the new one has the rule."
+    )]
+    Move {
+        /// Name or id
         rule: String,
+        /// Its number, as `mcrctl workers` shows it
+        worker: u16,
+    },
+    /// Switch a rule on again
+    #[command(after_help = "Example:\n  mcrctl enable studio-video")]
+    Enable {
+        /// Name or id
+        rule: String,
+    },
+    /// Switch a rule off and keep it; it has no sockets and no memberships then
+    #[command(after_help = "Example:\n  mcrctl disable studio-video")]
+    Disable {
+        /// Name or id
+        rule: String,
+    },
+    /// Load a configuration file into the running daemon
+    #[command(
+        after_help = "Examples:\n  mcrctl load /etc/mcr/mcr.toml\n  mcrctl load rules.toml --replace\n\n\
+        Rules are told apart by name. Those that stay as they are lose nothing; with any error nothing changes at all."
+    )]
+    Load {
+        /// Configuration file (TOML)
+        file: PathBuf,
+        /// Also remove the rules that the file does not have
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Have the daemon write what runs to the configuration file it was started with
+    #[command(after_help = "Examples:\n  mcrctl save\n  mcrctl save --stdout > rules.toml\n\n\
+        The file is replaced as a whole; comments in it are lost.")]
+    Save {
+        /// Print it instead
+        #[arg(long)]
+        stdout: bool,
+    },
+    /// Check a configuration file; no daemon is asked
+    #[command(
+        after_help = "Example:\n  mcrctl check /etc/mcr/mcr.toml\n\nEvery error names file, line and key. Exit code 2 if there is one."
+    )]
+    Check {
+        /// Configuration file (TOML)
+        file: PathBuf,
+    },
+    /// Watch what happens to rules, interfaces and workers
+    #[command(
+        after_help = "Examples:\n  mcrctl events\n  mcrctl events --kind rule --count 1\n  mcrctl --json events | jq .reason\n\nEnds with Ctrl-C."
+    )]
+    Events(Events),
+    /// Show or set the level of the daemon's log
+    #[command(
+        after_help = "Examples:\n  mcrctl log-level\n  mcrctl log-level debug --facility rules\n  mcrctl log-level info\n\n\
+        Levels: error, warn, info, debug, trace. Facilities: supervisor, control, worker, network, rules.\n\
+        A level set so is forgotten when the daemon ends."
+    )]
+    LogLevel {
+        /// The least severe lines to log; without it, shows the levels
+        level: Option<String>,
+        /// Of what [default: of everything]
+        #[arg(long, value_name = "NAME")]
+        facility: Option<String>,
     },
     /// Show what was relayed and what was dropped, and why
     #[command(
@@ -77,6 +153,23 @@ pub(crate) enum Verb {
     /// Show the versions of mcrctl and of the daemon
     #[command(after_help = "Example:\n  mcrctl version")]
     Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Only of these; can be given several times [default: of everything]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) kind: Vec<Kind>,
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Kind {
+    Rule,
+    Interface,
+    Worker,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,10 @@ use mcr_proto::message::FaultKind;
 pub(crate) enum Failure {
     /// Something typed that makes no sense, found here before the daemon was asked.
     Usage(String),
+    /// Anything else found here.
+    Failed(String),
+    /// A file that may not be read.
+    NotPermitted(String),
     /// The daemon was asked, or should have been.
     Client(ClientError),
     /// Standard output.
@@ -18,8 +22,9 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Output(_) => 1,
+            Self::Output(_) | Self::Failed(_) => 1,
             Self::Usage(_) => 2,
+            Self::NotPermitted(_) => 3,
             Self::Client(error) => match error {
                 ClientError::NotPermitted { .. } => 3,
                 ClientError::Unreachable { .. } => 5,
@@ -38,7 +43,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) => f.write_str(message),
+            Self::Usage(message) | Self::Failed(message) | Self::NotPermitted(message) => {
+                f.write_str(message)
+            }
             Self::Client(error @ ClientError::Unreachable { .. }) => {
                 write!(f, "{error}: start mcrd, or name its socket with --socket")
             }

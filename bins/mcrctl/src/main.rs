@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod config;
+mod events;
 mod failure;
 mod run;
 mod stats;

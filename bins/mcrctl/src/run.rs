@@ -6,8 +6,8 @@ use mcr_client::{Client, ClientError, Options, default_socket_path};
 use mcr_proto::{
     message::{Fault, FaultKind, RuleRef, RuleState},
     rpc::{
-        InterfaceList, OptionalRule, Pong, RuleAdded, RuleInfo, RuleList, RuleParams, Stats, Version,
-        WorkerList, method, rule_ref,
+        InterfaceList, MoveParams, OptionalRule, Pong, RuleAdded, RuleInfo, RuleList, RuleParams, Stats,
+        Version, WorkerList, method, rule_ref,
     },
     rule::RuleSpec,
 };
@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// Where a verb reads from and writes to.
-struct Session<'a> {
-    cli: &'a Cli,
-    out: &'a mut dyn Write,
+pub(crate) struct Session<'a> {
+    pub(crate) cli: &'a Cli,
+    pub(crate) out: &'a mut dyn Write,
     notes: &'a mut dyn Write,
 }
 
@@ -35,7 +35,16 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write, notes: &mut dyn Write) -> Resu
         Verb::Add(add) => session.add(add),
         Verb::Remove { rules } => session.remove(rules),
         Verb::List => session.list(),
-        Verb::Show { rule } => session.show(rule),
+        Verb::Show { diff: true, .. } => session.show_diff(),
+        Verb::Show { rule, .. } => session.show(rule.as_deref().unwrap_or_default()),
+        Verb::Move { rule, worker } => session.move_rule(rule, *worker),
+        Verb::Enable { rule } => session.enable(rule, true),
+        Verb::Disable { rule } => session.enable(rule, false),
+        Verb::Load { file, replace } => session.load(file, *replace),
+        Verb::Save { stdout } => session.save(*stdout),
+        Verb::Check { file } => session.check(file),
+        Verb::Events(events) => session.events(events),
+        Verb::LogLevel { level, facility } => session.log_level(level.as_deref(), facility.as_deref()),
         Verb::Stats { rule } => session.stats(rule.as_deref()),
         Verb::Workers => session.workers(),
         Verb::Interfaces => session.interfaces(),
@@ -132,6 +141,25 @@ impl Session<'_> {
         Ok(table::rule(self.out, shown)?)
     }
 
+    fn move_rule(&mut self, rule: &str, worker: u16) -> Result<(), Failure> {
+        let moved: RuleInfo = self.call(method::RULE_MOVE, &MoveParams { rule: named(rule)?, worker })?;
+        if moved.worker != worker {
+            let (name, now) = (&moved.name, moved.worker);
+            self.note(&format!("worker {worker} does not run; worker {now} carries {name} until it does"));
+        }
+        if self.cli.json { self.json(&moved) } else { Ok(()) }
+    }
+
+    fn enable(&mut self, rule: &str, enabled: bool) -> Result<(), Failure> {
+        let name = if enabled { method::RULE_ENABLE } else { method::RULE_DISABLE };
+        let rule: RuleInfo = self.call(name, &RuleParams { rule: named(rule)? })?;
+        if enabled && rule.state != RuleState::Active {
+            let reason = rule.reason.as_deref().unwrap_or_default();
+            self.note(&format!("rule {} is {}: {reason}", rule.name, rule_state(rule.state)));
+        }
+        if self.cli.json { self.json(&rule) } else { Ok(()) }
+    }
+
     fn stats(&mut self, rule: Option<&str>) -> Result<(), Failure> {
         let rule = rule.map(named).transpose()?;
         let counters: Stats = self.call(method::STATS_GET, &OptionalRule { rule })?;
@@ -170,22 +198,26 @@ impl Session<'_> {
         Ok(writeln!(self.out, "mcrd {}, control protocol {}", version.version, version.protocol)?)
     }
 
-    fn connect(&self) -> Result<Client, Failure> {
+    pub(crate) fn connect(&self) -> Result<Client, Failure> {
         let path = self.cli.socket.clone().unwrap_or_else(default_socket_path);
         Ok(Client::connect(path, Options::default())?)
     }
 
-    fn call<R: DeserializeOwned>(&self, method: &str, params: &impl Serialize) -> Result<R, Failure> {
+    pub(crate) fn call<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+    ) -> Result<R, Failure> {
         Ok(self.connect()?.call(method, params)?)
     }
 
-    fn json(&mut self, result: &impl Serialize) -> Result<(), Failure> {
+    pub(crate) fn json(&mut self, result: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(result).map_err(|error| Failure::Output(error.into()))?;
         Ok(writeln!(self.out, "{text}")?)
     }
 
     /// A line beside the data. Nobody to read it is no failure.
-    fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         let _ = writeln!(self.notes, "mcrctl: {}", one_line(text));
     }
 }

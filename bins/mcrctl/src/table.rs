@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
-use mcr_proto::rpc::{InterfaceInfo, RuleInfo, WorkerInfo};
+use mcr_proto::{
+    message::RuleState,
+    rpc::{InterfaceInfo, RuleInfo, WorkerInfo},
+};
 
 use crate::text::{io_choice, or_dash, rule_state, worker_state};
 
@@ -62,14 +65,16 @@ fn rule_row(rule: &RuleInfo) -> Vec<String> {
     ]
 }
 
-/// The outputs, each with its state where that is not the rule's.
+/// The outputs, each with its state where that is worse than the rule's.
 fn outputs(rule: &RuleInfo) -> Vec<String> {
     let states = rule.output_states.iter().map(Some).chain(std::iter::repeat(None));
     rule.outputs
         .iter()
         .zip(states)
         .map(|(output, state)| match state {
-            Some(state) if state.state != rule.state => format!("{output} ({})", rule_state(state.state)),
+            Some(state) if state.state != rule.state && state.state != RuleState::Active => {
+                format!("{output} ({})", rule_state(state.state))
+            }
             _ => output.clone(),
         })
         .collect()

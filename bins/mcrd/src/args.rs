@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use mcr_proto::message::LogLevel;
 
 /// Relays UDP datagrams, multicast above all, to where the network does not carry them.
 #[derive(Parser)]
@@ -41,10 +42,11 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Examples:
   mcrd run
-  mcrd run --config /etc/mcr/mcr.toml --group mcr
+  mcrd run --config /etc/mcr/mcr.toml --group mcr-control
   mcrd run --socket /tmp/mcrd.sock --workers 1 --log debug
 
-SIGTERM and SIGINT stop it; systemd is told when it is ready (Type=notify).")]
+SIGTERM and SIGINT stop it, SIGHUP loads the configuration file again; systemd is told when it is ready
+(Type=notify). `mcrctl save` writes the running configuration back to the file.")]
 pub(crate) struct RunArgs {
     /// Configuration file (TOML); without one there are no rules to begin with
     #[arg(long, value_name = "FILE")]
@@ -55,6 +57,9 @@ pub(crate) struct RunArgs {
     /// Number of workers [default: from the configuration, else one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(mcr_proto::config::WORKERS_MAX)))]
     pub(crate) workers: Option<u16>,
+    /// Whom workers and control run as [default: mcr if there is such a user, else nobody]; only root can choose
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
     /// Group whose members may control the daemon
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
@@ -62,8 +67,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = Io::Auto)]
     pub(crate) io: Io,
     /// Least severe messages to log
-    #[arg(long, value_enum, default_value_t = Log::Info, value_name = "LEVEL")]
-    pub(crate) log: Log,
+    #[arg(long, value_enum, default_value_t = LogLevelArg::Info, value_name = "LEVEL")]
+    pub(crate) log: LogLevelArg,
+    /// How to write the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
     /// Stop when the process that started this one ends (for `mcrd demo` and tests)
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
@@ -119,10 +127,30 @@ pub(crate) enum Io {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Log {
+pub(crate) enum LogLevelArg {
     Error,
     Warn,
     Info,
     Debug,
     Trace,
+}
+
+impl From<LogLevelArg> for LogLevel {
+    fn from(level: LogLevelArg) -> Self {
+        match level {
+            LogLevelArg::Error => Self::Error,
+            LogLevelArg::Warn => Self::Warn,
+            LogLevelArg::Info => Self::Info,
+            LogLevelArg::Debug => Self::Debug,
+            LogLevelArg::Trace => Self::Trace,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line of text for people
+    Text,
+    /// A JSON object a line
+    Json,
 }

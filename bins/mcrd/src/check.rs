@@ -1,10 +1,6 @@
 //! `mcrd check`, and reading a configuration for `mcrd run`.
 
-use std::{
-    fs, io,
-    io::Write,
-    path::Path,
-};
+use std::{fs, io, io::Write, path::Path};
 
 use mcr_proto::config::{self, Config};
 
@@ -28,7 +24,8 @@ pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
 pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = read(&args.file)?;
     let outputs: usize = config.rules.iter().map(|rule| rule.outputs.len()).sum();
-    let text = format!("{}: {} rules with {outputs} outputs, no errors", args.file.display(), config.rules.len());
+    let text =
+        format!("{}: {} rules with {outputs} outputs, no errors", args.file.display(), config.rules.len());
     // Standard output may be closed; the exit code says the same.
     let _ = writeln!(io::stdout().lock(), "{text}");
     Ok(())

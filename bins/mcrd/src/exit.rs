@@ -40,7 +40,11 @@ impl Failure {
 
     /// By the kind of an I/O error.
     pub(crate) fn io(message: impl Into<String>, error: &io::Error) -> Self {
-        if error.kind() == ErrorKind::PermissionDenied { Self::not_permitted(message) } else { Self::failed(message) }
+        if error.kind() == ErrorKind::PermissionDenied {
+            Self::not_permitted(message)
+        } else {
+            Self::failed(message)
+        }
     }
 
     pub(crate) fn report(self) -> ExitCode {

@@ -7,6 +7,7 @@ mod exit;
 mod log;
 mod role;
 mod run;
+mod user;
 
 use std::process::ExitCode;
 

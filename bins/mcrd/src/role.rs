@@ -11,17 +11,25 @@ use nix::sys::stat::{SFlag, fstat};
 use crate::exit::Failure;
 
 pub(crate) fn worker() -> Result<(), Failure> {
-    mcr_worker::run(channel()?).map_err(|error| Failure::failed(format!("worker: {}", chain(&error))))
+    mcr_worker::run_confined(channel()?).map_err(|error| match error {
+        // The supervisor's log has it.
+        mcr_worker::WorkerError::Confine(_) => Failure::silent(1),
+        _ => Failure::failed(format!("worker: {}", chain(&error))),
+    })
 }
 
 pub(crate) fn control() -> Result<(), Failure> {
-    mcr_control::run(channel()?).map_err(|error| Failure::failed(format!("control: {}", chain(&error))))
+    mcr_control::run_confined(channel()?).map_err(|error| match error {
+        mcr_control::ControlError::Confine(_) => Failure::silent(1),
+        _ => Failure::failed(format!("control: {}", chain(&error))),
+    })
 }
 
 /// The one descriptor that was inherited, under a number of its own; standard input is nothing from then on.
 fn channel() -> Result<OwnedFd, Failure> {
     let stdin = io::stdin();
-    let is_socket = fstat(&stdin).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK);
+    let is_socket = fstat(&stdin)
+        .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK);
     if !is_socket {
         return Err(Failure::usage("this role is started by `mcrd run`, with its channel as standard input"));
     }
@@ -29,7 +37,8 @@ fn channel() -> Result<OwnedFd, Failure> {
         nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
         Ok(channel)
     });
-    taken.map_err(|error| Failure::io(format!("cannot take the channel from standard input: {error}"), &error))
+    taken
+        .map_err(|error| Failure::io(format!("cannot take the channel from standard input: {error}"), &error))
 }
 
 /// An error and what caused it, on one line.

@@ -4,32 +4,29 @@ use std::{io, rc::Rc, time::Duration};
 
 use mcr_metrics::Segment;
 use mcr_proto::{
-    message::{Fault, FaultKind, Reply, Request},
-    rpc::{
-        ErrorData, ErrorObject, InterfaceList, PROTOCOL, Pong, RuleAdded, RuleList, Stats, Version, Welcome,
-        WorkerList, code,
-    },
+    message::{EventKind, Fault, FaultKind},
+    rpc::{ErrorData, ErrorObject, PROTOCOL, Subscribed, Welcome, code},
 };
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    sync::Mutex,
     time::{Instant, timeout, timeout_at},
 };
+use tracing::debug;
 
 use crate::{
+    answer::{Outcome, VERSION, answer},
+    feed::{Feed, Feeds, KINDS},
     limits::Limits,
     line::{Lines, TooLong},
     peer::Rights,
     rates::Sampler,
     request::{Call, Incoming, parse_line},
-    stats,
-    supervisor::{Supervisor, misunderstood},
-    view,
+    supervisor::Supervisor,
 };
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What to do about a missing handshake.
 const FIRST: &str = "the first request is `hello` with the number of the protocol, as in {\"protocol\": 1}";
@@ -40,22 +37,10 @@ pub(crate) struct Service {
     pub(crate) supervisor: Supervisor,
     pub(crate) sampler: Rc<Sampler>,
     pub(crate) segments: Rc<[Segment]>,
+    pub(crate) feeds: Feeds,
+    /// Held while the startup configuration is loaded again.
+    pub(crate) reloading: Mutex<()>,
     pub(crate) limits: Limits,
-}
-
-/// The result of any method.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Outcome {
-    Welcome(Welcome),
-    Added(Box<RuleAdded>),
-    Removed {},
-    Rules(RuleList),
-    Stats(Stats),
-    Workers(WorkerList),
-    Interfaces(InterfaceList),
-    Pong(Pong),
-    Version(Version),
 }
 
 /// A response that need not become a tree of values first.
@@ -83,14 +68,23 @@ struct Client {
     service: Rc<Service>,
     stream: UnixStream,
     lines: Lines,
+    /// When the line that has begun must have ended.
+    line_end: Option<Instant>,
     rights: Rights,
     greeted: bool,
+    feed: Option<Rc<Feed>>,
+}
+
+/// What is to be done next.
+enum Next {
+    Line(Result<Incoming, End>),
+    Event(Rc<[u8]>),
 }
 
 /// Serves a client until it closes or has to be closed.
 pub(crate) async fn attend(service: Rc<Service>, stream: UnixStream, rights: Rights) {
     let lines = Lines::new(service.limits.line_bytes_max);
-    let mut client = Client { service, stream, lines, rights, greeted: false };
+    let mut client = Client { service, stream, lines, line_end: None, rights, greeted: false, feed: None };
     // An error means that the client is gone or does not read: there is nobody to tell.
     let _ = client.converse().await;
 }
@@ -103,7 +97,15 @@ pub(crate) fn refuse(stream: &UnixStream, fault: Fault) {
 impl Client {
     async fn converse(&mut self) -> io::Result<()> {
         loop {
-            let fault = match self.next().await? {
+            let incoming = match self.next().await? {
+                Next::Line(incoming) => incoming,
+                Next::Event(line) => {
+                    // Without a deadline: what a slow subscriber does not take piles up in its own, bounded queue.
+                    self.stream.write_all(&line).await?;
+                    continue;
+                }
+            };
+            let fault = match incoming {
                 Ok(Incoming { id, call }) => {
                     if self.respond(id, call).await? {
                         continue;
@@ -124,23 +126,36 @@ impl Client {
         }
     }
 
-    /// The next request that is not a blank line.
-    async fn next(&mut self) -> io::Result<Result<Incoming, End>> {
-        let mut end: Option<Instant> = None;
+    async fn next(&mut self) -> io::Result<Next> {
+        let Some(feed) = self.feed.clone() else {
+            return self.next_line().await.map(Next::Line);
+        };
+        tokio::select! {
+            incoming = self.next_line() => incoming.map(Next::Line),
+            line = feed.next() => Ok(Next::Event(line)),
+        }
+    }
+
+    /// The next request that is not a blank line. Dropping the future loses nothing.
+    async fn next_line(&mut self) -> io::Result<Result<Incoming, End>> {
         loop {
             match self.lines.take() {
                 Ok(Some(line)) if line.trim_ascii().is_empty() => {
-                    end = None;
+                    self.line_end = None;
                     continue;
                 }
-                Ok(Some(line)) => return Ok(Ok(parse_line(line))),
+                Ok(Some(line)) => {
+                    self.line_end = None;
+                    return Ok(Ok(parse_line(line)));
+                }
                 Err(TooLong) => return Ok(Err(End::TooLong)),
                 Ok(None) => {}
             }
             let half = self.lines.has_half_line();
             let read = self.stream.read_buf(self.lines.room());
             let count = if half {
-                let end = *end.get_or_insert_with(|| Instant::now() + self.service.limits.half_line);
+                let end =
+                    *self.line_end.get_or_insert_with(|| Instant::now() + self.service.limits.half_line);
                 match timeout_at(end, read).await {
                     Ok(count) => count?,
                     Err(_) => return Ok(Err(End::Half("the rest of the line did not come in time"))),
@@ -191,7 +206,19 @@ impl Client {
             );
             return Err(Fault::new(FaultKind::NotPermitted, message).into());
         }
-        self.ask(call).await.map_err(ErrorObject::from)
+        debug!(method = call.method(), "request");
+        if let Call::Subscribe(kinds) = call {
+            return Ok(self.subscribe(kinds));
+        }
+        answer(&self.service, call).await.map_err(ErrorObject::from)
+    }
+
+    /// From now on events come between the responses; a later subscription takes the place of an earlier one.
+    fn subscribe(&mut self, kinds: Option<Vec<EventKind>>) -> Outcome {
+        let feed = self.service.feeds.subscribe(kinds.unwrap_or_else(|| KINDS.to_vec()));
+        let kinds = feed.kinds().to_vec();
+        self.feed = Some(feed);
+        Outcome::Subscribed(Subscribed { kinds })
     }
 
     fn greet(&mut self, theirs: u32) -> Result<Outcome, ErrorObject> {
@@ -207,44 +234,6 @@ impl Client {
             version: VERSION.into(),
             may_change: self.rights == Rights::Change,
         }))
-    }
-
-    async fn ask(&self, call: Call) -> Result<Outcome, Fault> {
-        let Service { supervisor, sampler, segments, .. } = &*self.service;
-        match call {
-            Call::Hello(_) | Call::Version => {
-                Ok(Outcome::Version(Version { version: VERSION.into(), protocol: PROTOCOL }))
-            }
-            Call::RuleAdd(spec) => match supervisor.ask(Request::RuleAdd(spec)).await? {
-                Reply::Added { rule, created } => {
-                    Ok(Outcome::Added(Box::new(RuleAdded { rule: view::rule(*rule), created })))
-                }
-                _ => Err(misunderstood("RuleAdd")),
-            },
-            Call::RuleRemove(rule) => match supervisor.ask(Request::RuleRemove(rule)).await? {
-                Reply::Done => Ok(Outcome::Removed {}),
-                _ => Err(misunderstood("RuleRemove")),
-            },
-            Call::RuleList(rule) => {
-                let rules = supervisor.rules(rule.as_ref()).await?;
-                Ok(Outcome::Rules(RuleList { rules: rules.into_iter().map(view::rule).collect() }))
-            }
-            Call::StatsGet(rule) => {
-                stats::stats(supervisor, segments, sampler, rule.as_ref()).await.map(Outcome::Stats)
-            }
-            Call::WorkerList => {
-                let workers = supervisor.workers().await?;
-                Ok(Outcome::Workers(WorkerList { workers: workers.into_iter().map(view::worker).collect() }))
-            }
-            Call::InterfaceList => {
-                let interfaces = supervisor.interfaces().await?.into_iter().map(view::interface).collect();
-                Ok(Outcome::Interfaces(InterfaceList { interfaces }))
-            }
-            Call::Ping => match supervisor.ask(Request::Ping).await? {
-                Reply::Done => Ok(Outcome::Pong(Pong { pong: true })),
-                _ => Err(misunderstood("Ping")),
-            },
-        }
     }
 
     /// Writes a whole line, for as long as the peer takes some of it from time to time.

@@ -8,13 +8,17 @@
 //! response is waited for, how many requests are under way at the supervisor and how long an answer may take. A client
 //! gets its answers in order and has one request under way at a time.
 //!
-//! What it does not do: make the listening socket, confine itself, or remember anything over a restart.
+//! What it does not do: make the listening socket, or remember anything over a restart.
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod client;
+mod config;
+mod feed;
 mod limits;
 mod line;
+mod logs;
 mod peer;
 mod rates;
 pub mod request;
@@ -32,8 +36,10 @@ use mcr_fdpass::{RecvError, SendError};
 use mcr_metrics::AttachError;
 use mcr_proto::codec::CodecError;
 use tokio::{runtime, task::LocalSet};
+use tracing_subscriber::layer::SubscriberExt;
 
 use limits::Limits;
+use logs::Lines;
 
 /// Why the control process ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
@@ -69,23 +75,45 @@ pub enum ControlError {
     /// The channel to the supervisor failed.
     #[error("sending to the supervisor failed")]
     Send(#[source] SendError),
+    /// A step of the confinement failed; the supervisor has been told which.
+    #[error("cannot confine itself")]
+    Confine(#[source] mcr_confine::ConfineError),
     /// Bytes that are no message.
     #[error("the supervisor and control do not understand each other; they must be of one build")]
     Message(#[source] CodecError),
 }
 
-/// Serves clients until the supervisor says `Stop` or is gone. `channel` is one end of an `mcr_fdpass` channel whose other
-/// end the supervisor has.
+/// Serves clients in a process of its own until the supervisor says `Stop` or is gone. The process must have no other thread:
+/// before it says that it is ready it loses every right it does not need, for good. `channel` is one end of an `mcr_fdpass`
+/// channel whose other end the supervisor has.
 ///
 /// # Errors
 /// Any [`ControlError`]: the process cannot go on and its supervisor should start another.
-pub fn run(channel: OwnedFd) -> Result<(), ControlError> {
-    run_within(channel, Limits::default())
+pub fn run_confined(channel: OwnedFd) -> Result<(), ControlError> {
+    run_within(channel, Limits::default(), Confinement::Process)
 }
 
-fn run_within(channel: OwnedFd, limits: Limits) -> Result<(), ControlError> {
+/// Serves clients and leaves the process its rights: for tests, which are their own supervisor.
+///
+/// # Errors
+/// As [`run_confined`].
+pub fn run(channel: OwnedFd) -> Result<(), ControlError> {
+    run_within(channel, Limits::default(), Confinement::None)
+}
+
+/// Whether control confines the process that it runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confinement {
+    Process,
+    None,
+}
+
+fn run_within(channel: OwnedFd, limits: Limits, confinement: Confinement) -> Result<(), ControlError> {
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().map_err(ControlError::Runtime)?;
     // Everything runs on this thread and shares by `Rc`; what is left when `serve` ends is dropped with the set.
-    LocalSet::new().block_on(&runtime, serve::serve(channel, limits))
+    // This thread's lines of the log go to the supervisor; a process has no other thread, a test has.
+    let lines = Lines::default();
+    let _logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+    LocalSet::new().block_on(&runtime, serve::serve(channel, limits, confinement, lines))
 }

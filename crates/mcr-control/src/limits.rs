@@ -26,6 +26,8 @@ pub(crate) struct Limits {
     pub(crate) first_rate_period: Duration,
     /// Without anybody asking; then looking stops.
     pub(crate) rates_unasked: Duration,
+    /// Events that wait for one subscriber; one that is slower misses some.
+    pub(crate) events_max: usize,
     /// Before the next attempt when no connection could be accepted.
     pub(crate) accept_pause: Duration,
 }
@@ -43,6 +45,7 @@ impl Default for Limits {
             rate_period: Duration::from_secs(1),
             first_rate_period: Duration::from_millis(200),
             rates_unasked: Duration::from_secs(10),
+            events_max: 1024,
             accept_pause: Duration::from_millis(100),
         }
     }

@@ -5,8 +5,11 @@
 
 use mcr_proto::{
     endpoint::{Input, Output},
-    message::{Fault, FaultKind, RuleRef},
-    rpc::{ErrorData, ErrorObject, Hello, OptionalRule, RuleParams, code, method},
+    message::{EventKind, Fault, FaultKind, RuleRef},
+    rpc::{
+        ConfigLoad, ConfigText, ErrorData, ErrorObject, Hello, LogSet, MoveParams, OptionalRule, RuleParams,
+        Subscribe, code, method,
+    },
     rule::{DatapathChoice, RuleName, RuleSpec},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -18,9 +21,19 @@ pub const METHODS: &[&str] = &[
     method::RULE_ADD,
     method::RULE_REMOVE,
     method::RULE_LIST,
+    method::RULE_MOVE,
+    method::RULE_ENABLE,
+    method::RULE_DISABLE,
+    method::CONFIG_GET,
+    method::CONFIG_CHECK,
+    method::CONFIG_LOAD,
+    method::CONFIG_SAVE,
     method::STATS_GET,
     method::WORKER_LIST,
     method::INTERFACE_LIST,
+    method::LOG_GET,
+    method::LOG_SET,
+    method::EVENT_SUBSCRIBE,
     method::PING,
     method::VERSION,
 ];
@@ -43,6 +56,28 @@ pub enum Call {
     RuleAdd(Box<RuleSpec>),
     /// Remove a rule.
     RuleRemove(RuleRef),
+    /// Have a rule carried by another worker.
+    RuleMove {
+        /// The rule.
+        rule: RuleRef,
+        /// The worker's place.
+        worker: u16,
+    },
+    /// Switch a rule on or off.
+    RuleEnable {
+        /// The rule.
+        rule: RuleRef,
+        /// On or off.
+        enabled: bool,
+    },
+    /// The running configuration.
+    ConfigGet,
+    /// Check a configuration.
+    ConfigCheck(ConfigText),
+    /// Load a configuration.
+    ConfigLoad(ConfigLoad),
+    /// Write the running configuration to the startup configuration's file.
+    ConfigSave,
     /// One rule or all.
     RuleList(Option<RuleRef>),
     /// Counters of one rule or of all.
@@ -51,6 +86,12 @@ pub enum Call {
     WorkerList,
     /// The interfaces.
     InterfaceList,
+    /// The levels of the log.
+    LogGet,
+    /// Set levels of the log.
+    LogSet(LogSet),
+    /// Events of these kinds from now on, or of all; no kind twice, and none that cannot be asked for.
+    Subscribe(Option<Vec<EventKind>>),
     /// Is the supervisor there?
     Ping,
     /// Versions.
@@ -65,6 +106,16 @@ impl Call {
             Self::RuleAdd(_) => method::RULE_ADD,
             Self::RuleRemove(_) => method::RULE_REMOVE,
             Self::RuleList(_) => method::RULE_LIST,
+            Self::RuleMove { .. } => method::RULE_MOVE,
+            Self::RuleEnable { enabled: true, .. } => method::RULE_ENABLE,
+            Self::RuleEnable { enabled: false, .. } => method::RULE_DISABLE,
+            Self::ConfigGet => method::CONFIG_GET,
+            Self::ConfigCheck(_) => method::CONFIG_CHECK,
+            Self::ConfigLoad(_) => method::CONFIG_LOAD,
+            Self::ConfigSave => method::CONFIG_SAVE,
+            Self::LogGet => method::LOG_GET,
+            Self::LogSet(_) => method::LOG_SET,
+            Self::Subscribe(_) => method::EVENT_SUBSCRIBE,
             Self::StatsGet(_) => method::STATS_GET,
             Self::WorkerList => method::WORKER_LIST,
             Self::InterfaceList => method::INTERFACE_LIST,
@@ -75,7 +126,16 @@ impl Call {
 
     /// Whether it needs the right to change something.
     pub fn changes(&self) -> bool {
-        matches!(self, Self::RuleAdd(_) | Self::RuleRemove(_))
+        matches!(
+            self,
+            Self::RuleAdd(_)
+                | Self::RuleRemove(_)
+                | Self::RuleMove { .. }
+                | Self::RuleEnable { .. }
+                | Self::ConfigLoad(_)
+                | Self::ConfigSave
+                | Self::LogSet(_)
+        )
     }
 }
 
@@ -137,6 +197,19 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
         method::RULE_ADD => rule_spec(params).map(|spec| Call::RuleAdd(spec.into())),
         method::RULE_REMOVE => read(params, "rule").map(|RuleParams { rule }| Call::RuleRemove(rule)),
         method::RULE_LIST => read(params, "rule").map(|OptionalRule { rule }| Call::RuleList(rule)),
+        method::RULE_MOVE => {
+            let MoveParams { rule, worker } = read(params, "worker")?;
+            Ok(Call::RuleMove { rule, worker })
+        }
+        method::RULE_ENABLE => enable(params, true),
+        method::RULE_DISABLE => enable(params, false),
+        method::CONFIG_GET => none(&params).map(|()| Call::ConfigGet),
+        method::CONFIG_CHECK => read(params, "text").map(Call::ConfigCheck),
+        method::CONFIG_LOAD => read(params, "text").map(Call::ConfigLoad),
+        method::CONFIG_SAVE => none(&params).map(|()| Call::ConfigSave),
+        method::LOG_GET => none(&params).map(|()| Call::LogGet),
+        method::LOG_SET => read(params, "level").map(Call::LogSet),
+        method::EVENT_SUBSCRIBE => subscribe(params),
         method::STATS_GET => read(params, "rule").map(|OptionalRule { rule }| Call::StatsGet(rule)),
         method::WORKER_LIST => none(&params).map(|()| Call::WorkerList),
         method::INTERFACE_LIST => none(&params).map(|()| Call::InterfaceList),
@@ -148,6 +221,24 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
             Err(ErrorObject { code: code::NO_METHOD, ..fault.into() })
         }
     }
+}
+
+fn enable(params: Map<String, Value>, enabled: bool) -> Result<Call, ErrorObject> {
+    read(params, "rule").map(|RuleParams { rule }| Call::RuleEnable { rule, enabled })
+}
+
+fn subscribe(params: Map<String, Value>) -> Result<Call, ErrorObject> {
+    let Subscribe { kinds } = read(params, "kinds")?;
+    if kinds.as_ref().is_some_and(|kinds| kinds.is_empty() || kinds.contains(&EventKind::Missed)) {
+        let message = "`kinds` is a list of rule, interface and worker, or left out";
+        return Err(refusal(code::INVALID_PARAMS, message, Some("kinds")));
+    }
+    let kinds = kinds.map(|mut kinds| {
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    });
+    Ok(Call::Subscribe(kinds))
 }
 
 /// Parameters of a type that has one field to be wrong in.
@@ -233,6 +324,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mcr_proto::message::{Facility, LogLevel};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -260,10 +352,30 @@ mod tests {
         let name = RuleRef::Name("video".parse().unwrap());
         assert_eq!(call("rule.remove", json!({"rule": "video"})), Ok(Call::RuleRemove(name.clone())));
         assert_eq!(call("rule.list", json!({})), Ok(Call::RuleList(None)));
+        let moved = Call::RuleMove { rule: name.clone(), worker: 1 };
+        assert_eq!(call("rule.move", json!({"rule": "video", "worker": 1})), Ok(moved));
+        for (method, enabled) in [("rule.enable", true), ("rule.disable", false)] {
+            let want = Call::RuleEnable { rule: name.clone(), enabled };
+            assert_eq!((want.method(), want.changes()), (method, true));
+            assert_eq!(call(method, json!({"rule": "video"})), Ok(want));
+        }
+        let load = ConfigLoad { text: "".into(), file: None, replace: false };
+        assert_eq!(call("config.load", json!({"text": ""})), Ok(Call::ConfigLoad(load)));
+        let set = LogSet { level: LogLevel::Debug, facility: Some(Facility::Worker) };
+        assert_eq!(call("log.set", json!({"level": "debug", "facility": "worker"})), Ok(Call::LogSet(set)));
+        let kinds = Some(vec![EventKind::Rule, EventKind::Worker]);
+        assert_eq!(
+            call("event.subscribe", json!({"kinds": ["worker", "rule", "rule"]})),
+            Ok(Call::Subscribe(kinds))
+        );
         assert_eq!(call("stats.get", json!({"name": "video"})), Ok(Call::StatsGet(Some(name))));
         for (method, want) in [
             ("worker.list", Call::WorkerList),
             ("interface.list", Call::InterfaceList),
+            ("config.get", Call::ConfigGet),
+            ("config.save", Call::ConfigSave),
+            ("log.get", Call::LogGet),
+            ("event.subscribe", Call::Subscribe(None)),
             ("ping", Call::Ping),
             ("version", Call::Version),
         ] {
@@ -351,12 +463,17 @@ mod tests {
         assert_eq!(fault("rule.remove", json!({})).1.as_deref(), Some("rule"));
         assert_eq!(fault("rule.list", json!({"rule": "a", "id": 1})).1.as_deref(), Some("rule"));
         assert_eq!(fault("hello", json!({"protocol": "one"})).1.as_deref(), Some("protocol"));
+        assert_eq!(fault("log.set", json!({"level": "loud"})).1.as_deref(), Some("level"));
+        assert_eq!(fault("config.load", json!({"file": "x"})).1.as_deref(), Some("text"));
+        for kinds in [json!([]), json!(["missed"]), json!(["rules"]), json!("rule")] {
+            assert_eq!(fault("event.subscribe", json!({"kinds": kinds})).1.as_deref(), Some("kinds"));
+        }
     }
 
     #[test]
     fn a_long_name_is_cut_in_the_answer() {
         let (_, _, message) = fault(&"x".repeat(500_000), json!({}));
-        assert!(message.len() < 300, "{}", message.len());
+        assert!(message.len() < 500, "{}", message.len());
     }
 
     proptest! {

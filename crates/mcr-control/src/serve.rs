@@ -2,22 +2,28 @@
 
 use std::{io, os::fd::OwnedFd, rc::Rc};
 
+use mcr_confine::{Policy, Role, confine};
 use mcr_fdpass::{AsyncChannel, Channel, Received, RecvError, Tag};
 use mcr_metrics::{Access, Segment};
 use mcr_proto::{
     codec,
-    message::{Fault, FaultKind, FromControl, LogLevel, ToControl, tag},
+    message::{Fault, FaultKind, FromControl, Ids, LogLevel, ToControl, tag},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::Mutex,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
+use tracing::{debug, error, warn};
 
 use crate::{
-    ControlError,
+    Confinement, ControlError,
     client::{self, Service},
+    config,
+    feed::Feeds,
     limits::Limits,
+    logs::Lines,
     peer::{Admission, Peer},
     rates::Sampler,
     supervisor::Supervisor,
@@ -28,16 +34,27 @@ struct Started {
     listener: UnixListener,
     segments: Rc<[Segment]>,
     admission: Admission,
+    ids: Option<Ids>,
 }
 
-pub(crate) async fn serve(channel: OwnedFd, limits: Limits) -> Result<(), ControlError> {
+pub(crate) async fn serve(
+    channel: OwnedFd,
+    limits: Limits,
+    confinement: Confinement,
+    lines: Lines,
+) -> Result<(), ControlError> {
     let channel = AsyncChannel::new(Channel::from(channel)).map_err(ControlError::Runtime)?;
     let Some(started) = start(&channel).await? else { return Ok(()) };
-    let Started { listener, segments, admission } = started;
+    let Started { listener, segments, admission, ids } = started;
+    if confinement == Confinement::Process {
+        give_up_rights(&channel, ids).await?;
+    }
     let service = Rc::new(Service {
         supervisor: Supervisor::new(channel, limits),
         sampler: Sampler::new(Rc::clone(&segments), limits),
         segments,
+        feeds: Feeds::new(limits.events_max),
+        reloading: Mutex::new(()),
         limits,
     });
     service.supervisor.ready().await?;
@@ -49,26 +66,48 @@ pub(crate) async fn serve(channel: OwnedFd, limits: Limits) -> Result<(), Contro
     loop {
         tokio::select! {
             message = service.supervisor.message(&mut body) => match message? {
-                Some(ToControl::Reply { seq, reply }) => service.supervisor.deliver(seq, reply),
-                Some(ToControl::Ping) => service.supervisor.tell(&FromControl::Pong),
-                Some(ToControl::Start { .. }) => return Err(ControlError::NotStarted),
-                Some(ToControl::Stop) | None => return Ok(()),
+                Some((ToControl::Reply { seq, reply }, _)) => service.supervisor.deliver(seq, reply),
+                Some((ToControl::Events { events }, _)) => {
+                    events.into_iter().for_each(|event| service.feeds.publish(event));
+                }
+                Some((ToControl::Reload { file }, fds)) => reload(&service, file, fds),
+                Some((ToControl::LogLevel(level), _)) => lines.set_level(level),
+                Some((ToControl::Ping, _)) => service.supervisor.tell(&FromControl::Pong),
+                Some((ToControl::Start { .. }, _)) => return Err(ControlError::NotStarted),
+                Some((ToControl::Stop, _)) | None => {
+                    service.supervisor.flush_logs(&lines);
+                    return Ok(());
+                }
             },
             accepted = listener.accept(), if pause.is_none() => match accepted {
                 Ok((stream, _)) => admit(&service, &admission, &mut clients, stream),
                 Err(error) => {
-                    service.supervisor.log(LogLevel::Warn, format!("a client could not be accepted: {error}"));
+                    warn!("a client could not be accepted: {error}");
                     pause = Some(Instant::now() + limits.accept_pause);
                 }
             },
             () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => pause = None,
             Some(ended) = clients.join_next() => {
                 if let Err(error) = ended {
-                    service.supervisor.log(LogLevel::Error, format!("serving a client failed: {error}"));
+                    error!("serving a client failed: {error}");
                 }
             }
+            () = service.supervisor.send_logs(&lines) => {}
         }
     }
+}
+
+/// Loads a configuration file in a task of its own; one after the other, so that the last one asked for is the one that stays.
+fn reload(service: &Rc<Service>, file: String, mut fds: Received) {
+    let Some(opened) = fds.take(Tag(tag::CONFIG)) else {
+        error!("{file}: it came without a descriptor");
+        return;
+    };
+    let service = Rc::clone(service);
+    tokio::task::spawn_local(async move {
+        let _turn = service.reloading.lock().await;
+        config::reload(&service.supervisor, opened, file).await;
+    });
 }
 
 /// Waits for the first message; none if there is nothing to start any more.
@@ -80,16 +119,21 @@ async fn start(channel: &AsyncChannel) -> Result<Option<Started>, ControlError> 
         Err(error) => return Err(ControlError::Receive(error)),
     };
     match codec::decode(&body).map_err(ControlError::Message)? {
-        ToControl::Start { workers, owner_uid, group_gid, others_may_read } => {
+        ToControl::Start { workers, owner_uid, group_gid, others_may_read, ids } => {
             let admission = Admission { owner_uid, group_gid, others_may_read };
-            take_up(received, usize::from(workers), admission).map(Some)
+            take_up(received, usize::from(workers), admission, ids).map(Some)
         }
         ToControl::Stop => Ok(None),
-        ToControl::Reply { .. } | ToControl::Ping => Err(ControlError::NotStarted),
+        _ => Err(ControlError::NotStarted),
     }
 }
 
-fn take_up(mut received: Received, workers: usize, admission: Admission) -> Result<Started, ControlError> {
+fn take_up(
+    mut received: Received,
+    workers: usize,
+    admission: Admission,
+    ids: Option<Ids>,
+) -> Result<Started, ControlError> {
     let missing = |what: String| ControlError::Missing { what };
     let listener = received.take(Tag(tag::LISTENER)).ok_or_else(|| missing("a listener".into()))?;
     let segments = (0..workers)
@@ -100,7 +144,20 @@ fn take_up(mut received: Received, workers: usize, admission: Admission) -> Resu
                 .map_err(|source| ControlError::Counters { worker, source })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Started { listener: listen(listener).map_err(ControlError::Listener)?, segments, admission })
+    Ok(Started { listener: listen(listener).map_err(ControlError::Listener)?, segments, admission, ids })
+}
+
+/// From here on the process can do what its work takes, and nothing else. All that takes more has been done.
+async fn give_up_rights(channel: &AsyncChannel, ids: Option<Ids>) -> Result<(), ControlError> {
+    let ids = ids.map(|Ids { uid, gid }| mcr_confine::Ids { uid, gid });
+    let outcome = confine(&Policy { role: Role::Control, ids });
+    let (level, text) = match &outcome {
+        Ok(confined) => (LogLevel::Info, confined.to_string()),
+        Err(error) => (LogLevel::Error, format!("cannot confine itself: {error}: {}", error.source)),
+    };
+    let body = codec::encode(&FromControl::Log { level, text }).map_err(ControlError::Message)?;
+    channel.send(&body, &[]).await.map_err(ControlError::Send)?;
+    outcome.map(drop).map_err(ControlError::Confine)
 }
 
 fn listen(listener: OwnedFd) -> io::Result<UnixListener> {
@@ -129,6 +186,7 @@ fn admit(service: &Rc<Service>, admission: &Admission, clients: &mut JoinSet<()>
                 Fault::new(FaultKind::Limit, message)
             }
             Some(rights) => {
+                debug!(uid = peer.uid, ?rights, "client connected");
                 clients.spawn_local(client::attend(Rc::clone(service), stream, rights));
                 return;
             }

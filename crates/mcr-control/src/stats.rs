@@ -122,7 +122,7 @@ fn input_stats(input: &InputView, segments: &[Segment], sampler: &Sampler) -> In
         matched: counters.matched.get(),
         drops: InputDrop::ALL
             .iter()
-            .map(|reason| (reason.name().into(), counters.drops[*reason as usize].get()))
+            .map(|reason| (reason.name().into(), counters.dropped(*reason)))
             .collect(),
         rate_pps: rate.datagrams,
         rate_bps: rate.bits,

@@ -8,13 +8,14 @@ use std::{
     collections::HashMap,
 };
 
-use mcr_fdpass::{AsyncChannel, RecvError, SendError};
+use mcr_fdpass::{AsyncChannel, Received, RecvError, SendError};
 use mcr_metrics::{INPUT_SLOTS, RULE_SLOTS};
 use mcr_proto::{
     codec,
+    config::Config,
     message::{
-        Fault, FaultKind, FromControl, InputView, InterfaceView, LogLevel, Reply, Request, RuleRef, RuleView,
-        ToControl, WorkerView,
+        Fault, FaultKind, FromControl, InputView, InterfaceView, LoadId, LoadReport, LoadStep, Reply,
+        Request, RuleRef, RuleView, Settings, ToControl, WorkerView,
     },
 };
 use tokio::{
@@ -22,7 +23,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{ControlError, limits::Limits};
+use crate::{ControlError, limits::Limits, logs::Lines};
+
+/// How much of a configuration one message carries; a rule of 1,024 outputs fits.
+const PART_BYTES_MAX: usize = 64 * 1024;
 
 type Answer = Result<Reply, Fault>;
 
@@ -31,6 +35,7 @@ pub(crate) struct Supervisor {
     channel: AsyncChannel,
     waiting: RefCell<HashMap<u64, oneshot::Sender<Answer>>>,
     last_seq: Cell<u64>,
+    last_load: Cell<u64>,
     places: Semaphore,
     limits: Limits,
 }
@@ -50,13 +55,26 @@ impl Drop for Waiting<'_> {
 impl Supervisor {
     pub(crate) fn new(channel: AsyncChannel, limits: Limits) -> Self {
         let places = Semaphore::new(limits.requests_max);
-        Self { channel, waiting: RefCell::default(), last_seq: Cell::new(0), places, limits }
+        Self {
+            channel,
+            waiting: RefCell::default(),
+            last_seq: Cell::new(0),
+            last_load: Cell::new(0),
+            places,
+            limits,
+        }
     }
 
     /// The next message; none when the supervisor is gone. Dropping the future loses nothing.
-    pub(crate) async fn message(&self, body: &mut Vec<u8>) -> Result<Option<ToControl>, ControlError> {
+    pub(crate) async fn message(
+        &self,
+        body: &mut Vec<u8>,
+    ) -> Result<Option<(ToControl, Received)>, ControlError> {
         match self.channel.recv(body).await {
-            Ok(_) => codec::decode(body).map(Some).map_err(ControlError::Message),
+            Ok(received) => {
+                let message = codec::decode(body).map_err(ControlError::Message)?;
+                Ok(Some((message, received)))
+            }
             Err(RecvError::Closed) => Ok(None),
             Err(error) => Err(ControlError::Receive(error)),
         }
@@ -83,9 +101,22 @@ impl Supervisor {
         }
     }
 
-    /// A line for the log.
-    pub(crate) fn log(&self, level: LogLevel, text: String) {
-        self.tell(&FromControl::Log { level, text });
+    /// Sends lines for the log as the supervisor takes them, one after the other, for ever.
+    pub(crate) async fn send_logs(&self, lines: &Lines) -> ! {
+        loop {
+            let (level, text) = lines.next().await;
+            if let Ok(body) = codec::encode(&FromControl::Log { level, text }) {
+                // A supervisor that is gone ends this process by its channel.
+                let _ = self.channel.send(&body, &[]).await;
+            }
+        }
+    }
+
+    /// Sends what is left of the log, as far as there is room.
+    pub(crate) fn flush_logs(&self, lines: &Lines) {
+        while let Some((level, text)) = lines.pop() {
+            self.tell(&FromControl::Log { level, text });
+        }
     }
 
     pub(crate) async fn ask(&self, request: Request) -> Answer {
@@ -105,6 +136,30 @@ impl Supervisor {
             receiver.await.map_err(|_| gone())?
         };
         timeout(self.limits.reply, exchange).await.unwrap_or_else(|_| Err(self.busy()))
+    }
+
+    /// Makes a configuration the running one, or a part of it: all of it, or nothing.
+    pub(crate) async fn load(&self, config: Config, replace: bool) -> Result<LoadReport, Fault> {
+        let load = LoadId(self.last_load.get() + 1);
+        self.last_load.set(load.0);
+        let (settings, rules) = Settings::split(config);
+        let steps = std::iter::once(LoadStep::Begin { replace, settings });
+        let steps = steps
+            .chain(codec::chunks(rules, PART_BYTES_MAX).into_iter().map(|rules| LoadStep::Part { rules }));
+        for step in steps {
+            let begins = matches!(step, LoadStep::Begin { .. });
+            if let Err(fault) = self.ask(Request::Load { load, step }).await {
+                if !begins {
+                    // Whether this arrives does not matter: an idle load is forgotten.
+                    let _ = self.ask(Request::Load { load, step: LoadStep::Abort }).await;
+                }
+                return Err(fault);
+            }
+        }
+        match self.ask(Request::Load { load, step: LoadStep::Commit }).await? {
+            Reply::Loaded(report) => Ok(report),
+            _ => Err(misunderstood("Load")),
+        }
     }
 
     /// One rule, or all in order of id.

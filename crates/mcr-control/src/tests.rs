@@ -2,5 +2,6 @@
 
 mod answers;
 mod clients;
+mod config;
 mod rights;
 mod stage;

@@ -62,14 +62,22 @@ pub struct InputCounters {
     pub bytes: Counter,
     /// Datagrams that at least one rule took.
     pub matched: Counter,
-    /// Datagrams that no rule got, indexed by [`InputDrop`].
+    /// Datagrams that no rule got, indexed by [`InputDrop`], without those of `unseen`.
     pub drops: [Counter; InputDrop::COUNT],
+    /// Frames that a worker took from the kernel and died before it counted them; the supervisor writes it.
+    pub unseen: Counter,
 }
 
 impl InputCounters {
-    /// Datagrams that came, those that the kernel dropped included.
+    /// Datagrams that came, those that the kernel dropped and those a dying worker took along included.
     pub fn received(&self) -> u64 {
-        self.datagrams.get() + self.drops[InputDrop::KernelRing as usize].get()
+        self.datagrams.get() + self.drops[InputDrop::KernelRing as usize].get() + self.unseen.get()
+    }
+
+    /// Datagrams that no rule got, by reason.
+    pub fn dropped(&self, reason: InputDrop) -> u64 {
+        let unseen = if reason == InputDrop::WorkerLost { self.unseen.get() } else { 0 };
+        self.drops[reason as usize].get() + unseen
     }
 }
 

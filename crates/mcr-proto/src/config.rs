@@ -5,6 +5,7 @@
 //! setting that silently does not hold. [`to_toml`] writes the canonical form: keys in a fixed order, defaults left out,
 //! and `parse(&to_toml(c))` is `c` again.
 
+mod diff;
 mod error;
 mod read;
 mod reader;
@@ -14,6 +15,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+pub use diff::{RuleChange, diff};
 pub use error::{ConfigError, ConfigErrorKind};
 pub use read::parse;
 pub use write::to_toml;

@@ -1,14 +1,25 @@
 //! What the processes say to each other. Every type here travels between the supervisor and one child, as one packet
 //! encoded by [`crate::codec`]; descriptors travel beside it, tagged as named in [`tag`].
 
-use std::net::{IpAddr, SocketAddr};
+mod event;
+mod load;
+mod log;
+mod view;
+
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    event::{Event, EventKind, EventWhat},
+    load::{LoadId, LoadReport, LoadStep, Settings},
+    log::{Facility, LogLevel, LogLevels, LogNameError},
+    view::{InputView, InterfaceView, OutputView, RuleState, RuleView, WorkerState, WorkerView},
+};
+
 use crate::{
-    endpoint::{IfName, Output},
-    plan::{Generation, InputSlot, OutputSlot, PlanOp, RuleSlot, SocketId, WorkerIndex},
-    rule::{Datapath, RuleId, RuleName, RuleSpec},
+    plan::{Generation, InputSlot, PlanOp, SocketId, WorkerIndex},
+    rule::{RuleId, RuleName, RuleSpec},
 };
 
 /// Tags of descriptors in a message's manifest.
@@ -19,6 +30,17 @@ pub mod tag {
     pub const SOCKET: u32 = 2;
     /// The listening control socket.
     pub const LISTENER: u32 = 3;
+    /// The configuration file of [`super::ToControl::Reload`].
+    pub const CONFIG: u32 = 4;
+}
+
+/// Whom a process runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// The user.
+    pub uid: u32,
+    /// The group; there are no supplementary ones.
+    pub gid: u32,
 }
 
 /// Supervisor to worker.
@@ -32,6 +54,8 @@ pub enum ToWorker {
         core: Option<u16>,
         /// Which I/O back end to use.
         io: IoChoice,
+        /// Whom to run as; none where the supervisor has not the right to say, then as the supervisor does.
+        ids: Option<Ids>,
     },
     /// Receive from this socket ([`tag::SOCKET`]).
     OpenReceiver {
@@ -61,6 +85,8 @@ pub enum ToWorker {
         /// Whether the plan is complete now.
         last: bool,
     },
+    /// Send log lines of this severity and above; without it, of [`LogLevel::Info`].
+    LogLevel(LogLevel),
     /// Finish what was received, then exit.
     Stop,
 }
@@ -128,20 +154,6 @@ pub enum FromWorker {
     },
 }
 
-/// Severity of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevel {
-    /// Something failed.
-    Error,
-    /// Something is not as it should be.
-    Warn,
-    /// Something happened.
-    Info,
-    /// For finding faults.
-    Debug,
-}
-
 /// Supervisor to control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToControl {
@@ -155,6 +167,8 @@ pub enum ToControl {
         group_gid: Option<u32>,
         /// Whether everyone else may read.
         others_may_read: bool,
+        /// Whom to run as; none where the supervisor has not the right to say, then as the supervisor does.
+        ids: Option<Ids>,
     },
     /// The answer, or a part of it, to the request with this number.
     Reply {
@@ -163,6 +177,18 @@ pub enum ToControl {
         /// What came of it.
         reply: Result<Reply, Fault>,
     },
+    /// What happened, in order, for clients that want to know.
+    Events {
+        /// As much as fits.
+        events: Vec<Event>,
+    },
+    /// Read the configuration file ([`tag::CONFIG`]), and make it the running configuration.
+    Reload {
+        /// Its name, for messages.
+        file: String,
+    },
+    /// Send log lines of this severity and above; without it, of [`LogLevel::Info`].
+    LogLevel(LogLevel),
     /// Answer with [`FromControl::Pong`], to show that you are alive.
     Ping,
     /// Close the clients and exit.
@@ -232,6 +258,26 @@ pub enum Request {
         /// Where the last answer ended.
         after: Option<InputSlot>,
     },
+    /// A step of loading a configuration: all of it takes effect with [`LoadStep::Commit`], or nothing.
+    Load {
+        /// Tells one load from others under way; chosen by control.
+        load: LoadId,
+        /// The step.
+        step: LoadStep,
+    },
+    /// The running configuration without its rules, and where the startup configuration lies.
+    SettingsGet,
+    /// Write the running configuration to the startup configuration's file.
+    ConfigSave,
+    /// The levels of the log.
+    LogGet,
+    /// Set the level of one facility, or of all.
+    LogSet {
+        /// The least severity that is logged.
+        level: LogLevel,
+        /// Which facility; without one, all.
+        facility: Option<Facility>,
+    },
     /// Is the supervisor there?
     Ping,
 }
@@ -277,6 +323,24 @@ pub enum Reply {
     },
     /// All workers.
     Workers(Vec<WorkerView>),
+    /// A configuration was loaded.
+    Loaded(LoadReport),
+    /// The running configuration without its rules.
+    Settings {
+        /// As it is now.
+        settings: Settings,
+        /// The startup configuration's file, if there is one.
+        path: Option<String>,
+    },
+    /// The running configuration was written.
+    Saved {
+        /// The file.
+        path: String,
+        /// How many rules it has now.
+        rules: u32,
+    },
+    /// The levels of the log.
+    Log(LogLevels),
     /// Some interfaces, in order of index.
     Interfaces {
         /// As the kernel reports them.
@@ -342,133 +406,4 @@ pub enum FaultKind {
     Protocol,
     /// A fault of the daemon's own, or of the host.
     Internal,
-}
-
-/// The state of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RuleState {
-    /// An interface it needs is missing.
-    Unresolved,
-    /// Relaying.
-    Active,
-    /// An interface it needs is down.
-    Paused,
-    /// Switched off by the user.
-    Disabled,
-    /// Something the host refused, such as a socket; tried again.
-    Failed,
-}
-
-/// A rule as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleView {
-    /// The daemon's number.
-    pub id: RuleId,
-    /// The rule as configured; its name is always there.
-    pub spec: RuleSpec,
-    /// Its state.
-    pub state: RuleState,
-    /// Why it is in this state, if not active.
-    pub reason: Option<String>,
-    /// The worker that carries it.
-    pub worker: WorkerIndex,
-    /// The data path in use.
-    pub datapath: Option<Datapath>,
-    /// Why this data path.
-    pub datapath_reason: String,
-    /// Its counters.
-    pub slot: RuleSlot,
-    /// Its outputs, in the order of the spec.
-    pub outputs: Vec<OutputView>,
-}
-
-/// An output as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputView {
-    /// Its counters.
-    pub slot: OutputSlot,
-    /// As configured.
-    pub output: Output,
-    /// Its state.
-    pub state: RuleState,
-    /// Why it is in this state, if not active.
-    pub reason: Option<String>,
-}
-
-/// A worker as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerView {
-    /// Its place.
-    pub index: WorkerIndex,
-    /// Its process, if one runs.
-    pub pid: Option<u32>,
-    /// Its state.
-    pub state: WorkerState,
-    /// The core it is pinned to.
-    pub core: Option<u16>,
-    /// The I/O back end in use, once it is known.
-    pub io: Option<IoChoice>,
-    /// How often it was started again.
-    pub restarts: u32,
-    /// Rules it carries.
-    pub rules: u32,
-    /// Sockets it was given.
-    pub sockets: u32,
-    /// The plan it should have.
-    pub desired: Generation,
-    /// The plan it has.
-    pub applied: Generation,
-}
-
-/// The state of a worker's process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkerState {
-    /// Started, not ready yet.
-    Starting,
-    /// Ready.
-    Running,
-    /// Dead; started again after a pause.
-    Backoff,
-}
-
-/// An interface of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InterfaceView {
-    /// The kernel's number.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Administratively up.
-    pub up: bool,
-    /// Carrier present.
-    pub running: bool,
-    /// Can multicast.
-    pub multicast: bool,
-    /// Largest IP packet, in bytes.
-    pub mtu: u32,
-    /// Link-layer address.
-    pub mac: Option<[u8; 6]>,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The driver's kind, such as `veth`, if the kernel says.
-    pub kind: Option<String>,
-    /// Rules that use it.
-    pub rules: u32,
-}
-
-/// An input: what one worker receives on one interface by one data path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputView {
-    /// Its counters.
-    pub slot: InputSlot,
-    /// The worker that reads it.
-    pub worker: WorkerIndex,
-    /// The interface.
-    pub interface: IfName,
-    /// The data path.
-    pub datapath: Datapath,
-    /// Whether a socket is open for it now.
-    pub open: bool,
 }

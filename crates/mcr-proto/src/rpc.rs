@@ -3,15 +3,26 @@
 //! The first request on a connection is `hello` with the protocol's number; everything else comes after it. Error objects
 //! carry `data.kind` (a [`FaultKind`]) and, where one field is at fault, `data.field`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+mod config;
+mod events;
+mod hosts;
+mod logs;
+mod rules;
+mod stats;
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    message::{Fault, FaultKind, IoChoice, RuleRef, RuleState, WorkerState},
-    rule::{Datapath, DatapathChoice, RuleId, RuleName, RuleSpec},
+pub use self::{
+    config::{ConfigChecked, ConfigLoad, ConfigLoaded, ConfigSaved, ConfigShown, ConfigText},
+    events::{EVENT, Event, Subscribe, Subscribed},
+    hosts::{InterfaceInfo, InterfaceList, WorkerInfo, WorkerList},
+    logs::{LogSet, LogShown},
+    rules::{MoveParams, OptionalRule, RuleAdded, RuleInfo, RuleList, RuleParams, StateInfo, rule_ref},
+    stats::{InputStats, OutputStats, RuleStats, Stats},
 };
+
+use crate::message::{Fault, FaultKind};
 
 /// The protocol's number; client and daemon must have the same.
 pub const PROTOCOL: u32 = 1;
@@ -31,14 +42,34 @@ pub mod method {
     pub const RULE_ADD: &str = "rule.add";
     /// Remove a rule: [`super::RuleParams`] to an empty object.
     pub const RULE_REMOVE: &str = "rule.remove";
+    /// Have a rule carried by another worker: [`super::MoveParams`] to [`super::RuleInfo`].
+    pub const RULE_MOVE: &str = "rule.move";
+    /// Switch a rule on: [`super::RuleParams`] to [`super::RuleInfo`].
+    pub const RULE_ENABLE: &str = "rule.enable";
+    /// Switch a rule off: [`super::RuleParams`] to [`super::RuleInfo`].
+    pub const RULE_DISABLE: &str = "rule.disable";
     /// Rules, all or one: [`super::OptionalRule`] to [`super::RuleList`].
     pub const RULE_LIST: &str = "rule.list";
+    /// The running configuration: to [`super::ConfigShown`].
+    pub const CONFIG_GET: &str = "config.get";
+    /// Check a configuration: [`super::ConfigText`] to [`super::ConfigChecked`].
+    pub const CONFIG_CHECK: &str = "config.check";
+    /// Make a configuration the running one, or a part of it: [`super::ConfigLoad`] to [`super::ConfigLoaded`].
+    pub const CONFIG_LOAD: &str = "config.load";
+    /// Write the running configuration to the startup configuration's file: to [`super::ConfigSaved`].
+    pub const CONFIG_SAVE: &str = "config.save";
     /// Counters, all or of one rule: [`super::OptionalRule`] to [`super::Stats`].
     pub const STATS_GET: &str = "stats.get";
     /// Workers: to [`super::WorkerList`].
     pub const WORKER_LIST: &str = "worker.list";
     /// Interfaces: to [`super::InterfaceList`].
     pub const INTERFACE_LIST: &str = "interface.list";
+    /// The levels of the log: to [`super::LogShown`].
+    pub const LOG_GET: &str = "log.get";
+    /// Set the level of the log, or of one facility: [`super::LogSet`] to [`super::LogShown`].
+    pub const LOG_SET: &str = "log.set";
+    /// Get [`super::Event`]s from now on: [`super::Subscribe`] to [`super::Subscribed`].
+    pub const EVENT_SUBSCRIBE: &str = "event.subscribe";
     /// Is the daemon there, supervisor included? To [`super::Pong`].
     pub const PING: &str = "ping";
     /// Versions: to [`super::Version`].
@@ -166,320 +197,6 @@ pub struct Welcome {
     pub may_change: bool,
 }
 
-/// Parameters that name a rule: `{"rule": NAME-or-ID}`; `{"name": NAME}` and `{"id": ID}` say the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleParams {
-    /// The rule.
-    pub rule: RuleRef,
-}
-
-/// Parameters that may name a rule; without one, all are meant.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OptionalRule {
-    /// The rule.
-    pub rule: Option<RuleRef>,
-}
-
-#[derive(Deserialize, Serialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct RuleFields {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<NameOrId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<RuleName>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<RuleId>,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(untagged)]
-enum NameOrId {
-    Id(RuleId),
-    Text(String),
-}
-
-impl RuleFields {
-    fn into_ref<E: serde::de::Error>(self) -> Result<Option<RuleRef>, E> {
-        match (self.rule, self.name, self.id) {
-            (None, None, None) => Ok(None),
-            (Some(NameOrId::Id(id)), None, None) | (None, None, Some(id)) => Ok(Some(RuleRef::Id(id))),
-            (Some(NameOrId::Text(text)), None, None) => rule_ref(&text).map(Some).map_err(E::custom),
-            (None, Some(name), None) => Ok(Some(RuleRef::Name(name))),
-            _ => Err(E::custom("give one of `rule`, `name` and `id`")),
-        }
-    }
-
-    fn from_ref(rule: Option<&RuleRef>) -> Self {
-        let rule = rule.map(|rule| match rule {
-            RuleRef::Id(id) => NameOrId::Id(*id),
-            RuleRef::Name(name) => NameOrId::Text(name.to_string()),
-        });
-        Self { rule, name: None, id: None }
-    }
-}
-
-/// A rule as typed on a command line: all digits is an id, anything else a name.
-///
-/// # Errors
-/// The text is neither, with the reason.
-pub fn rule_ref(text: &str) -> Result<RuleRef, String> {
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text
-            .parse()
-            .map(|id| RuleRef::Id(RuleId(id)))
-            .map_err(|_| format!("rule id {text} is too large"));
-    }
-    text.parse().map(RuleRef::Name).map_err(|error| format!("{error}"))
-}
-
-impl<'de> Deserialize<'de> for RuleParams {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let rule = RuleFields::deserialize(deserializer)?.into_ref()?;
-        rule.map(|rule| Self { rule }).ok_or_else(|| D::Error::custom("missing `rule`: a rule's name or id"))
-    }
-}
-
-impl Serialize for RuleParams {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        RuleFields::from_ref(Some(&self.rule)).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for OptionalRule {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self { rule: RuleFields::deserialize(deserializer)?.into_ref()? })
-    }
-}
-
-impl Serialize for OptionalRule {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        RuleFields::from_ref(self.rule.as_ref()).serialize(serializer)
-    }
-}
-
-/// Result of `rule.add`: the rule, and whether it is new.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleAdded {
-    /// As it stands now.
-    #[serde(flatten)]
-    pub rule: RuleInfo,
-    /// False if an identical one of this name was there.
-    pub created: bool,
-}
-
-/// A rule as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleInfo {
-    /// The daemon's number.
-    pub id: RuleId,
-    /// The user's name, or one made from the number.
-    pub name: RuleName,
-    /// The input, in canonical form.
-    pub input: String,
-    /// The outputs, in canonical form.
-    pub outputs: Vec<String>,
-    /// Each output's state, in the same order.
-    pub output_states: Vec<StateInfo>,
-    /// The class, if the rule names one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<String>,
-    /// Switched on by the user.
-    pub enabled: bool,
-    /// Its state.
-    pub state: RuleState,
-    /// Why it is in this state, if not active.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The worker that carries it.
-    pub worker: u16,
-    /// The data path in use; null while there is none.
-    pub datapath: Option<Datapath>,
-    /// The data path the rule asks for.
-    pub datapath_wanted: DatapathChoice,
-    /// Why this data path.
-    pub datapath_reason: String,
-}
-
-/// A state and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StateInfo {
-    /// The state.
-    pub state: RuleState,
-    /// Why, if not active.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-impl RuleInfo {
-    /// The specification this rule was made from, for adding it again elsewhere.
-    ///
-    /// # Errors
-    /// A text that is not in the grammar, which a daemon of the same version does not send.
-    pub fn spec(&self) -> Result<RuleSpec, crate::endpoint::EndpointError> {
-        Ok(RuleSpec {
-            name: Some(self.name.clone()),
-            input: self.input.parse()?,
-            outputs: self.outputs.iter().map(|output| output.parse()).collect::<Result<_, _>>()?,
-            class: self.class.clone(),
-            datapath: self.datapath_wanted,
-            enabled: self.enabled,
-        })
-    }
-}
-
-/// Result of `rule.list`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleList {
-    /// In order of id.
-    pub rules: Vec<RuleInfo>,
-}
-
-/// Result of `stats.get`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Stats {
-    /// When the counters were read, in nanoseconds since 1970.
-    pub time_ns: u64,
-    /// What each rule relayed, in order of id.
-    pub rules: Vec<RuleStats>,
-    /// What each worker took in, per interface and data path; for one rule, those its input belongs to.
-    pub inputs: Vec<InputStats>,
-}
-
-/// Counters of a rule, since it was added.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RuleStats {
-    /// The daemon's number.
-    pub id: RuleId,
-    /// The name.
-    pub name: RuleName,
-    /// The state.
-    pub state: RuleState,
-    /// Datagrams that matched.
-    pub datagrams: u64,
-    /// Their payload bytes.
-    pub bytes: u64,
-    /// When the last one came, in nanoseconds since 1970; null if none did.
-    pub last_seen_ns: Option<u64>,
-    /// Different flows seen.
-    pub flows: u64,
-    /// Datagrams per second, over the last second.
-    pub rate_pps: f64,
-    /// Payload bits per second, over the last second.
-    pub rate_bps: f64,
-    /// In the order of the rule.
-    pub outputs: Vec<OutputStats>,
-}
-
-/// Counters of an output, since its rule was added.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OutputStats {
-    /// The output, in canonical form.
-    pub output: String,
-    /// Datagrams handed to the kernel, each once.
-    pub copies: u64,
-    /// Their payload bytes.
-    pub bytes: u64,
-    /// Copies not sent, by reason; every reason is there.
-    pub drops: BTreeMap<String, u64>,
-    /// The `send_error` drops by the name of the errno.
-    pub send_errors: BTreeMap<String, u64>,
-    /// Copies per second, over the last second.
-    pub rate_pps: f64,
-    /// Payload bits per second, over the last second.
-    pub rate_bps: f64,
-}
-
-/// Counters of an input, since it was first used.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct InputStats {
-    /// The worker that reads it.
-    pub worker: u16,
-    /// The interface.
-    pub interface: String,
-    /// The data path.
-    pub datapath: Datapath,
-    /// Whether a socket is open for it now.
-    pub open: bool,
-    /// Frames taken from the kernel; a superframe is one.
-    pub frames: u64,
-    /// Datagrams that came, those the kernel dropped included: `matched` plus all of `drops`.
-    pub datagrams: u64,
-    /// Payload bytes of the datagrams taken.
-    pub bytes: u64,
-    /// Datagrams that at least one rule took.
-    pub matched: u64,
-    /// Datagrams that no rule got, by reason; every reason is there.
-    pub drops: BTreeMap<String, u64>,
-    /// Datagrams per second, over the last second.
-    pub rate_pps: f64,
-    /// Payload bits per second, over the last second.
-    pub rate_bps: f64,
-}
-
-/// Result of `worker.list`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerList {
-    /// In order of index.
-    pub workers: Vec<WorkerInfo>,
-}
-
-/// A worker as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerInfo {
-    /// Its place.
-    pub index: u16,
-    /// Its process, if one runs.
-    pub pid: Option<u32>,
-    /// Its state.
-    pub state: WorkerState,
-    /// The core it is pinned to.
-    pub core: Option<u16>,
-    /// The I/O back end in use.
-    pub io: Option<IoChoice>,
-    /// How often it was started again.
-    pub restarts: u32,
-    /// Rules it carries.
-    pub rules: u32,
-    /// Sockets it holds.
-    pub sockets: u32,
-    /// The plan it should have.
-    pub desired_generation: u64,
-    /// The plan it has.
-    pub applied_generation: u64,
-}
-
-/// Result of `interface.list`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InterfaceList {
-    /// In order of index.
-    pub interfaces: Vec<InterfaceInfo>,
-}
-
-/// An interface as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InterfaceInfo {
-    /// The kernel's number.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Administratively up.
-    pub up: bool,
-    /// Carrier present.
-    pub running: bool,
-    /// Can multicast.
-    pub multicast: bool,
-    /// Largest IP packet, in bytes.
-    pub mtu: u32,
-    /// Link-layer address, as `aa:bb:cc:dd:ee:ff`.
-    pub mac: Option<String>,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The driver's kind, such as `veth`, if the kernel says.
-    pub kind: Option<String>,
-    /// Rules that use it.
-    pub rules: u32,
-}
-
 /// Result of `ping`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong {
@@ -494,37 +211,4 @@ pub struct Version {
     pub version: String,
     /// The control protocol's number.
     pub protocol: u32,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_is_named_in_any_of_three_ways() {
-        let by = |text: &str| serde_json::from_str::<RuleParams>(text).map(|params| params.rule);
-        let name = RuleRef::Name("video".parse().expect("a name"));
-        assert_eq!(by(r#"{"rule":"video"}"#).expect("name"), name);
-        assert_eq!(by(r#"{"name":"video"}"#).expect("name"), name);
-        for text in [r#"{"rule":7}"#, r#"{"rule":"7"}"#, r#"{"id":7}"#] {
-            assert_eq!(by(text).expect("id"), RuleRef::Id(RuleId(7)));
-        }
-    }
-
-    #[test]
-    fn a_rule_named_twice_or_not_at_all_is_refused() {
-        for text in [r#"{}"#, r#"{"rule":"a","id":1}"#, r#"{"rule":"a","x":1}"#, r#"{"rule":"a b"}"#] {
-            assert!(serde_json::from_str::<RuleParams>(text).is_err(), "{text}");
-        }
-        assert_eq!(serde_json::from_str::<OptionalRule>("{}").expect("none"), OptionalRule::default());
-    }
-
-    #[test]
-    fn rule_parameters_read_back_as_they_were_written() {
-        for rule in [RuleRef::Id(RuleId(3)), RuleRef::Name("a.b".parse().expect("a name"))] {
-            let params = RuleParams { rule };
-            let text = serde_json::to_string(&params).expect("plain data");
-            assert_eq!(serde_json::from_str::<RuleParams>(&text).expect("own text"), params);
-        }
-    }
 }

@@ -14,7 +14,7 @@ pub use address::socket_addr;
 pub use error::OpenError;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Which internet protocol a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,11 +41,21 @@ impl Family {
 /// # Errors
 /// Those of `getsockopt(2)`.
 pub fn dropped(fd: impl AsFd) -> io::Result<u64> {
+    Ok(u64::from(memory_info(fd.as_fd())?[libc::SK_MEMINFO_DROPS as usize]))
+}
+
+/// Bytes of receive buffer that is taken by what waits to be read, in the kernel's measure; 0 means that nothing waits.
+///
+/// # Errors
+/// Those of `getsockopt(2)`.
+pub fn queued_bytes(fd: impl AsFd) -> io::Result<u32> {
+    Ok(memory_info(fd.as_fd())?[libc::SK_MEMINFO_RMEM_ALLOC as usize])
+}
+
+fn memory_info(fd: BorrowedFd<'_>) -> io::Result<[u32; libc::SK_MEMINFO_DROPS as usize + 1]> {
     // `SO_MEMINFO` is missing from the libc crate; the number is that of asm-generic/socket.h.
     const SO_MEMINFO: libc::c_int = 55;
-    let info: [u32; libc::SK_MEMINFO_DROPS as usize + 1] =
-        sys::option(fd.as_fd(), libc::SOL_SOCKET, SO_MEMINFO)?;
-    Ok(u64::from(info[libc::SK_MEMINFO_DROPS as usize]))
+    sys::option(fd, libc::SOL_SOCKET, SO_MEMINFO)
 }
 
 /// Bytes of receive buffer the kernel granted, in the measure in which they were asked for (it stores the double).

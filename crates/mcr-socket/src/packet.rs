@@ -53,6 +53,24 @@ pub fn open(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
     Ok(fd)
 }
 
+/// What became of the frames that a packet socket's filter let through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// All of them, those dropped included.
+    pub frames: u32,
+    /// Those for which the receive buffer had no room.
+    pub dropped: u32,
+}
+
+/// The frames since this was last called for the socket, by any process that has it: reading resets it.
+///
+/// # Errors
+/// Those of `getsockopt(2)`.
+pub fn take_statistics(fd: impl AsFd) -> std::io::Result<Statistics> {
+    let [frames, dropped] = sys::option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+    Ok(Statistics { frames, dropped })
+}
+
 /// `struct sockaddr_ll` that binds to every protocol of an interface.
 fn link_address(ifindex: u32) -> [u8; 20] {
     let mut bytes = [0; 20];

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mcr_netmon::Snapshot;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
-    message::{Fault, FaultKind, RuleRef},
+    message::{EventWhat, Fault, FaultKind, RuleRef},
     plan::{Generation, WorkerIndex},
     rule::{Datapath, RuleId},
 };
@@ -107,21 +107,30 @@ impl State {
     /// Has a rule carried by another worker.
     fn carry(&mut self, id: RuleId, to: WorkerIndex, network: &Snapshot) {
         self.finish_leaving(id);
-        let Self { rules, workers, holds, .. } = self;
+        let Self { rules, workers, holds, events, .. } = self;
         let Some(rule) = rules.get_mut(id).filter(|rule| rule.worker != to) else { return };
         let from = std::mem::replace(&mut rule.worker, to);
+        events.rule(rule, EventWhat::Moved, Some(format!("from worker {from}")));
         let acquired = std::mem::take(&mut rule.acquired);
         let old = &mut workers[usize::from(from.0)];
+        let alive = old.is_running();
         let datapath = rule.compiled.take().and_then(|compiled| compiled.datapath);
-        if old.is_running() && datapath == Some(Datapath::Packet) {
+        if alive && datapath == Some(Datapath::Udp) {
+            leave(rule.slot, acquired, old, holds);
+        } else {
             // The membership stays with the rule: `refresh` takes it again before this one is given back.
             rule.leaving = Some((from, acquired));
-        } else {
-            leave(rule.slot, acquired, old, holds);
         }
         self.refresh(id, network);
-        if self.rules.get(id).is_some_and(|rule| rule.acquired.receiver.is_none()) {
-            // Nothing to wait for at the new worker.
+        let Some(rule) = self.rules.get(id) else { return };
+        let (slot, receives) = (rule.slot, rule.acquired.receiver.is_some());
+        if !alive {
+            // Nobody relays the rule now, so what comes before the new worker has the route is counted there rather than
+            // kept out, where nobody would count it.
+            self.workers[usize::from(to.0)].sockets.admit(|rule| rule == slot);
+            self.refresh_filters(to);
+        }
+        if !alive || !receives {
             self.finish_leaving(id);
         }
     }
@@ -136,7 +145,7 @@ impl State {
         due.into_iter().for_each(|id| self.finish_leaving(id));
     }
 
-    fn finish_leaving(&mut self, id: RuleId) {
+    pub(crate) fn finish_leaving(&mut self, id: RuleId) {
         let Self { rules, workers, holds, .. } = self;
         let Some(rule) = rules.get_mut(id) else { return };
         if let Some((from, acquired)) = rule.leaving.take() {
@@ -147,10 +156,12 @@ impl State {
     /// A worker died: what it had counted in and not yet counted out is lost, and counted so. Its counters obey the law again.
     pub(crate) fn count_lost(&mut self, index: WorkerIndex) {
         let Self { rules, workers, inputs, .. } = self;
-        let counters = &workers[usize::from(index.0)].counters;
+        let worker = &mut workers[usize::from(index.0)];
+        worker.sockets.search_lost();
+        let counters = &worker.counters;
         for slot in inputs.of(index) {
             let input = counters.input(slot);
-            let dropped: u64 = input.drops.iter().map(mcr_metrics::Counter::get).sum();
+            let dropped: u64 = InputDrop::ALL.iter().map(|reason| input.dropped(*reason)).sum();
             let ended = input.matched.get() + dropped;
             input.drops[InputDrop::WorkerLost as usize].add(input.received().saturating_sub(ended));
         }

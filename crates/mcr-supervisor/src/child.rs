@@ -4,9 +4,11 @@
 //! others are close-on-exec. It ends when the channel does, so it cannot outlive the supervisor.
 
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsFd, OwnedFd},
     process::Stdio,
+    rc::Rc,
     time::Duration,
 };
 
@@ -60,11 +62,18 @@ struct Outgoing {
     fds: Vec<(Tag, OwnedFd)>,
 }
 
+/// Messages that were not sent yet.
+struct Queue {
+    messages: mpsc::UnboundedReceiver<Outgoing>,
+    waiting: Rc<Cell<usize>>,
+}
+
 /// A running child.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) pid: u32,
     outbox: mpsc::UnboundedSender<Outgoing>,
+    waiting: Rc<Cell<usize>>,
     kill: mpsc::Sender<()>,
 }
 
@@ -90,6 +99,8 @@ impl Running {
         let mut command = Command::new("/proc/self/exe");
         // The name is for people who look at the process list.
         command.arg0("mcrd").arg(role.argument());
+        // Nothing of it concerns a child; RUST_BACKTRACE would even have a panic open files, which ends it before its time.
+        command.env_clear();
         command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
         command.kill_on_drop(true);
         // Signals of a terminal are for the supervisor, which stops its children in order.
@@ -101,11 +112,13 @@ impl Running {
         let channel = AsyncChannel::new(Channel::from(ours))?;
         let (outbox, queue) = mpsc::unbounded_channel();
         let (kill, killed) = mpsc::channel(1);
+        let waiting = Rc::<Cell<usize>>::default();
+        let queue = Queue { messages: queue, waiting: Rc::clone(&waiting) };
         tokio::task::spawn_local(async move {
             let what = attend(child, channel, queue, killed, start, &events, &wrap).await;
             let _ = events.send(wrap(ChildEvent { start, what })).await;
         });
-        Ok(Self { pid, outbox, kill })
+        Ok(Self { pid, outbox, waiting, kill })
     }
 
     /// Queues a message. The caller bounds the queue: it sends a plan only when the one before has been applied.
@@ -117,8 +130,15 @@ impl Running {
         let body = codec::encode(message)?;
         let fds = fds.into_iter().map(|(tag, fd)| (Tag(tag), fd)).collect();
         // A child that is gone has an event on its way that says so.
-        let _ = self.outbox.send(Outgoing { body, fds });
+        if self.outbox.send(Outgoing { body, fds }).is_ok() {
+            self.waiting.set(self.waiting.get() + 1);
+        }
         Ok(())
+    }
+
+    /// How many messages the child has not taken yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.get()
     }
 
     /// Ends the child at once.
@@ -131,17 +151,17 @@ impl Running {
 async fn attend<M: DeserializeOwned, E>(
     mut child: Child,
     channel: AsyncChannel,
-    mut queue: mpsc::UnboundedReceiver<Outgoing>,
+    mut queue: Queue,
     mut killed: mpsc::Receiver<()>,
     start: u32,
     events: &mpsc::Sender<E>,
     wrap: &impl Fn(ChildEvent<M>) -> E,
 ) -> Happened<M> {
     let sending = async {
-        while let Some(Outgoing { body, fds }) = queue.recv().await {
+        while let Some(Outgoing { body, fds }) = queue.messages.recv().await {
             let borrowed: Vec<_> = fds.iter().map(|(tag, fd)| (*tag, fd.as_fd())).collect();
             match channel.send(&body, &borrowed).await {
-                Ok(()) => {}
+                Ok(()) => queue.waiting.set(queue.waiting.get().saturating_sub(1)),
                 Err(SendError::PeerGone) => break,
                 Err(error) => return Some(format!("cannot send to it: {error}")),
             }

@@ -1,10 +1,13 @@
 //! What a daemon is started with, and why it could not start.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
-use mcr_proto::{message::IoChoice, rule::RuleSpec};
+use mcr_proto::{
+    message::{Ids, IoChoice, Settings},
+    rule::RuleSpec,
+};
 
-use crate::listen::ListenError;
+use crate::{listen::ListenError, logs::Log};
 
 /// What a daemon is started with.
 #[derive(Debug, Clone)]
@@ -17,10 +20,29 @@ pub struct Options {
     pub group: Option<u32>,
     /// Whether everyone else may read.
     pub others_may_read: bool,
+    /// Whom workers and control run as; none if this process has not the right to choose. They are confined either way.
+    pub ids: Option<Ids>,
     /// How workers do their I/O.
     pub io: IoChoice,
     /// Rules to begin with.
     pub rules: Vec<RuleSpec>,
+    /// What the configuration says beside rules.
+    pub settings: Settings,
+    /// The startup configuration's file: loaded again on SIGHUP, written by `config.save`.
+    pub config: Option<PathBuf>,
+    /// Whoever prints the log.
+    pub log: Log,
+    /// Who wants to hear that the loop turns.
+    pub watchdog: Option<Watchdog>,
+}
+
+/// Somebody who takes a daemon that says nothing for dead.
+#[derive(Debug, Clone, Copy)]
+pub struct Watchdog {
+    /// How often to say it: half of what is waited for, or less.
+    pub every: Duration,
+    /// Says it. Called by the loop itself, so that a loop that is stuck says nothing.
+    pub alive: fn(),
 }
 
 /// Why a daemon did not start, or stopped.
@@ -30,6 +52,9 @@ pub enum SupervisorError {
     /// No control socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The rights that are not needed could not be given up.
+    #[error("the supervisor {0}: {source}", source = .0.source)]
+    Confine(#[from] mcr_confine::ConfineError),
     /// The network's state cannot be read.
     #[error("cannot follow the network's state: {0}")]
     Network(String),

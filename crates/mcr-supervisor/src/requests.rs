@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use mcr_netmon::Snapshot;
 use mcr_proto::{
-    message::{Fault, FaultKind, Reply, Request, RuleState, WorkerState, WorkerView},
+    message::{Fault, FaultKind, LoadReport, Reply, Request, RuleState, WorkerState, WorkerView},
     plan::{Generation, WorkerIndex},
     rule::RuleId,
 };
 use serde::Serialize;
 
-use crate::{network, rules::Rule, state::State, state::not_found};
+use crate::{network, state::State, state::not_found};
 
 /// How much of a list one message carries, so that a rule of 1,024 outputs still fits behind the others.
 const PAGE_BYTES_MAX: usize = 64 * 1024;
@@ -22,8 +22,8 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) enum Outcome {
     /// The answer.
     Now(Result<Reply, Fault>),
-    /// The answer comes when a worker has this generation.
-    When { worker: WorkerIndex, generation: Generation, then: Then },
+    /// The answer comes when these workers have these generations.
+    When { needs: Vec<(WorkerIndex, Generation)>, then: Then },
 }
 
 /// What to answer once the worker has it.
@@ -31,6 +31,7 @@ pub(crate) enum Outcome {
 pub(crate) enum Then {
     Added { rule: RuleId, created: bool },
     Show { rule: RuleId },
+    Loaded(LoadReport),
     Done,
 }
 
@@ -38,8 +39,7 @@ pub(crate) enum Then {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) seq: u64,
-    pub(crate) worker: WorkerIndex,
-    pub(crate) generation: Generation,
+    pub(crate) needs: Vec<(WorkerIndex, Generation)>,
     pub(crate) then: Then,
     pub(crate) until: Instant,
 }
@@ -47,14 +47,15 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// The answer, once it is due.
     pub(crate) fn answer(&self, state: &State, now: Instant) -> Option<Result<Reply, Fault>> {
-        let worker = &state.workers[usize::from(self.worker.0)];
-        if worker.has_applied(self.generation) {
+        let lacks =
+            |need: &&(WorkerIndex, Generation)| !state.workers[usize::from(need.0.0)].has_applied(need.1);
+        let Some((worker, _)) = self.needs.iter().find(lacks) else {
             return Some(self.then.reply(state));
-        }
+        };
         (now >= self.until).then(|| {
             let message = format!(
                 "worker {} busy: the change is kept and takes effect when the worker answers; `mcrctl workers` shows its state",
-                self.worker
+                worker
             );
             Err(Fault::new(FaultKind::Busy, message))
         })
@@ -65,12 +66,13 @@ impl Then {
     fn reply(&self, state: &State) -> Result<Reply, Fault> {
         match self {
             Self::Done => Ok(Reply::Done),
+            Self::Loaded(report) => Ok(Reply::Loaded(report.clone())),
             Self::Added { rule: id, created } => match state.rules.get(*id) {
-                Some(rule) => Ok(Reply::Added { rule: Box::new(rule.view()), created: *created }),
+                Some(rule) => Ok(Reply::Added { rule: Box::new(state.view(rule)), created: *created }),
                 None => Err(removed_meanwhile()),
             },
             Self::Show { rule: id } => match state.rules.get(*id) {
-                Some(rule) => Ok(Reply::Rule(Box::new(rule.view()))),
+                Some(rule) => Ok(Reply::Rule(Box::new(state.view(rule)))),
                 None => Err(removed_meanwhile()),
             },
         }
@@ -87,7 +89,11 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
         Request::RuleAdd(spec) => return add(*spec, state, network),
         Request::RuleRemove(rule) => {
             return match state.remove(&rule) {
-                Ok((worker, generation)) => Outcome::When { worker, generation, then: Then::Done },
+                // A worker that is not there relays nothing; there is nothing to wait for.
+                Ok((worker, _)) if !state.workers[usize::from(worker.0)].is_running() => {
+                    Outcome::Now(Ok(Reply::Done))
+                }
+                Ok(need) => Outcome::When { needs: vec![need], then: Then::Done },
                 Err(fault) => Outcome::Now(Err(fault)),
             };
         }
@@ -95,10 +101,10 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
         Request::RuleEnable { rule, enabled } => return changed(state.enable(&rule, enabled, network)),
         Request::RuleShow(rule) => {
             let found = state.rules.find(&rule).ok_or_else(|| not_found(&rule));
-            found.map(|rule| Reply::Rule(Box::new(rule.view())))
+            found.map(|rule| Reply::Rule(Box::new(state.view(rule))))
         }
         Request::RuleList { after } => {
-            let (rules, more) = page(state.rules.after(after).map(Rule::view));
+            let (rules, more) = page(state.rules.after(after).map(|rule| state.view(rule)));
             Ok(Reply::Rules { rules, more })
         }
         Request::WorkerList => Ok(Reply::Workers(workers(state))),
@@ -114,7 +120,21 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
             let (inputs, more) = page(state.inputs.views(after, open).into_iter());
             Ok(Reply::Inputs { inputs, more })
         }
+        Request::Load { load, step } => {
+            return match state.loads.step(load, step, Instant::now()) {
+                Ok(None) => Outcome::Now(Ok(Reply::Done)),
+                Ok(Some(load)) => match state.load(load, network) {
+                    Ok((report, needs)) => Outcome::When { needs, then: Then::Loaded(report) },
+                    Err(fault) => Outcome::Now(Err(fault)),
+                },
+                Err(fault) => Outcome::Now(Err(fault)),
+            };
+        }
         Request::Ping => Ok(Reply::Done),
+        // The loop carries these out itself.
+        Request::ConfigSave | Request::SettingsGet | Request::LogGet | Request::LogSet { .. } => {
+            Err(Fault::new(FaultKind::Internal, "a request about the daemon itself came here"))
+        }
     };
     Outcome::Now(reply)
 }
@@ -127,7 +147,7 @@ fn add(spec: mcr_proto::rule::RuleSpec, state: &mut State, network: &Snapshot) -
     let then = Then::Added { rule: id, created };
     match state.rules.get(id) {
         Some(rule) if rule.status.state == RuleState::Active => {
-            Outcome::When { worker: rule.worker, generation: rule.generation, then }
+            Outcome::When { needs: vec![(rule.worker, rule.generation)], then }
         }
         _ => Outcome::Now(then.reply(state)),
     }
@@ -135,7 +155,9 @@ fn add(spec: mcr_proto::rule::RuleSpec, state: &mut State, network: &Snapshot) -
 
 fn changed(change: Result<(RuleId, WorkerIndex, Generation), Fault>) -> Outcome {
     match change {
-        Ok((rule, worker, generation)) => Outcome::When { worker, generation, then: Then::Show { rule } },
+        Ok((rule, worker, generation)) => {
+            Outcome::When { needs: vec![(worker, generation)], then: Then::Show { rule } }
+        }
         Err(fault) => Outcome::Now(Err(fault)),
     }
 }

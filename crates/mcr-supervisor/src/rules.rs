@@ -53,6 +53,17 @@ pub(crate) struct Status {
 }
 
 impl Status {
+    /// Why it is not as good as it could be: the rule's own reason, or that of the first output that does not send.
+    pub(crate) fn why(&self, spec: &RuleSpec) -> Option<String> {
+        let of_outputs = || {
+            let mut outputs = spec.outputs.iter().zip(&self.outputs);
+            let (output, reason) =
+                outputs.find_map(|(output, (_, reason))| Some((output, reason.as_ref()?)))?;
+            Some(format!("output {output}: {reason}"))
+        };
+        self.reason.clone().or_else(of_outputs)
+    }
+
     /// Whether the host refused something that it may grant later.
     pub(crate) fn refused(&self) -> bool {
         self.state == RuleState::Failed || self.outputs.iter().any(|(state, _)| *state == RuleState::Failed)

@@ -1,5 +1,7 @@
 //! The loop: one event at a time changes the state, then the state is reconciled.
 
+mod config;
+
 use std::{
     collections::VecDeque,
     os::fd::AsFd,
@@ -10,7 +12,7 @@ use mcr_metrics::Segment;
 use mcr_netmon::Monitor;
 use mcr_proto::{
     message::{
-        Fault, FaultKind, FromControl, FromWorker, IoChoice, LogLevel, Reply, ToControl, ToWorker,
+        EventWhat, Facility, Fault, FaultKind, FromControl, FromWorker, IoChoice, Reply, ToControl, ToWorker,
         WorkerState, tag,
     },
     plan::WorkerIndex,
@@ -23,7 +25,7 @@ use tokio::{
     io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::MissedTickBehavior,
+    time::{Interval, MissedTickBehavior},
 };
 use tracing::{debug, error, info, warn};
 
@@ -32,9 +34,10 @@ use crate::{
     child::{ChildEvent, Happened, Role, Running},
     health::{self, LOOK_EVERY, READY_WITHIN, SILENT_MAX},
     listen::Listener,
-    network,
-    options::{Options, SupervisorError},
+    logs, network,
+    options::{Options, SupervisorError, Watchdog},
     requests::{ANSWER_WITHIN, Outcome, Waiting, handle},
+    rights,
     state::State,
     worker::Worker,
 };
@@ -51,6 +54,12 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 enum Event {
     Worker(usize, ChildEvent<FromWorker>),
     Control(ChildEvent<FromControl>),
+    /// The configuration was written, or not, for a request of control's life `start`.
+    Saved {
+        start: u32,
+        seq: u64,
+        reply: Result<Reply, Fault>,
+    },
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. `ready` is called once, when rules relay and clients are served.
@@ -78,6 +87,9 @@ struct Supervisor<'a> {
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     retry_at: Option<Instant>,
+    /// The configuration is to be loaded again as soon as control is ready.
+    reload_wanted: bool,
+    saving: bool,
     ready: Option<Box<dyn FnOnce() + 'a>>,
 }
 
@@ -94,6 +106,8 @@ struct Control {
 impl<'a> Supervisor<'a> {
     fn start(options: Options, ready: Box<dyn FnOnce() + 'a>) -> Result<Self, SupervisorError> {
         let listener = Listener::open(&options.socket, options.group)?;
+        // Made and given to its group: from here on no more is done than these few rights allow.
+        rights::give_up_all_but_few()?;
         let monitor = Monitor::open().map_err(|error| SupervisorError::Network(error.to_string()))?;
         let abilities = network::abilities();
         if !abilities.raw_sockets {
@@ -107,6 +121,7 @@ impl<'a> Supervisor<'a> {
         });
         let workers = workers.collect::<Result<Vec<_>, SupervisorError>>()?;
         let mut state = State::new(workers, abilities);
+        state.settings = options.settings.clone();
         for spec in &options.rules {
             let name = spec.name.as_ref().map_or_else(|| spec.input.to_string(), ToString::to_string);
             let added = state.add(spec.clone(), monitor.snapshot());
@@ -135,6 +150,8 @@ impl<'a> Supervisor<'a> {
             events,
             sender,
             retry_at: None,
+            reload_wanted: false,
+            saving: false,
             ready: Some(ready),
         })
     }
@@ -143,6 +160,7 @@ impl<'a> Supervisor<'a> {
         let listen_to = |kind| signal(kind).map_err(SupervisorError::system("listen to signals"));
         let mut terminate = listen_to(SignalKind::terminate())?;
         let mut interrupt = listen_to(SignalKind::interrupt())?;
+        let mut hangup = listen_to(SignalKind::hangup())?;
         let netlink = self
             .monitor
             .as_fd()
@@ -154,11 +172,13 @@ impl<'a> Supervisor<'a> {
             AsyncFd::new(netlink).map_err(SupervisorError::system("wait for the network's changes"))?;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = self.options.watchdog.map(Beats::new);
         loop {
             self.start_due_children()?;
             self.state.settle_carriers(Instant::now(), self.monitor.snapshot());
             self.state.reconcile();
             self.answer_waiting();
+            self.tell_events();
             self.say_ready();
             let timer = self.next_timer();
             tokio::select! {
@@ -177,10 +197,16 @@ impl<'a> Supervisor<'a> {
                     self.follow_network();
                 }
                 () = until(timer) => self.retry_due(),
-                _ = look.tick() => self.look_after_children(),
+                _ = look.tick() => {
+                    self.look_after_children();
+                    self.options.log.output.tick();
+                }
+                _ = hangup.recv() => self.reload(),
+                () = beat(&mut beats) => {}
                 () = stopped(&mut terminate, &mut interrupt) => {
                     info!("stopping");
                     self.stop().await;
+                    self.options.log.output.tick();
                     return Ok(());
                 }
             }
@@ -199,6 +225,7 @@ impl<'a> Supervisor<'a> {
                     self.note_control(what);
                 }
             }
+            Event::Saved { start, seq, reply } => self.note_saved(start, seq, reply),
         }
     }
 
@@ -209,6 +236,7 @@ impl<'a> Supervisor<'a> {
                 worker.enter(WorkerState::Running, Instant::now());
                 worker.io = Some(io);
                 info!(worker = index, ?io, fallback, "worker ready");
+                self.state.events.worker(worker.index, EventWhat::Ready, None);
                 worker.begin_anew();
             }
             Happened::Said(FromWorker::Applied { generation }) => {
@@ -216,6 +244,8 @@ impl<'a> Supervisor<'a> {
                 let index = worker.index;
                 self.state.recycle(free);
                 self.state.finish_moves(index);
+                // Before anybody is told that the rules relay.
+                self.state.refresh_filters(index);
             }
             Happened::Said(FromWorker::Refused { problem }) => {
                 error!(worker = index, "worker refused: {problem}")
@@ -224,7 +254,7 @@ impl<'a> Supervisor<'a> {
                 let reason = std::io::Error::from_raw_os_error(errno);
                 warn!(worker = index, socket = socket.0, "receiving failed: {reason}");
             }
-            Happened::Said(FromWorker::Log { level, text }) => log_child("worker", Some(index), level, &text),
+            Happened::Said(FromWorker::Log { level, text }) => logs::of_worker(index, level, &text),
             Happened::Ended { clean, how } => {
                 let pause = worker.backoff.ended(Instant::now(), clean);
                 warn!(worker = index, "worker ended ({how}); starting it again in {} ms", pause.as_millis());
@@ -232,6 +262,7 @@ impl<'a> Supervisor<'a> {
                 worker.enter(WorkerState::Backoff, Instant::now());
                 worker.start_at = Some(Instant::now() + pause);
                 let index = worker.index;
+                self.state.events.worker(index, EventWhat::Died, Some(how));
                 self.state.count_lost(index);
             }
         }
@@ -244,17 +275,21 @@ impl<'a> Supervisor<'a> {
             Happened::Said(FromControl::Ready) => {
                 self.control.ready = true;
                 debug!("control ready");
+                if self.reload_wanted {
+                    self.reload();
+                }
             }
             Happened::Said(FromControl::Request { seq, request }) => {
+                let Some(request) = self.handle_here(seq, request) else { return };
                 match handle(request, &mut self.state, self.monitor.snapshot()) {
                     Outcome::Now(reply) => self.reply(seq, reply),
-                    Outcome::When { worker, generation, then } => {
+                    Outcome::When { needs, then } => {
                         let until = Instant::now() + ANSWER_WITHIN;
-                        self.waiting.push_back(Waiting { seq, worker, generation, then, until });
+                        self.waiting.push_back(Waiting { seq, needs, then, until });
                     }
                 }
             }
-            Happened::Said(FromControl::Log { level, text }) => log_child("control", None, level, &text),
+            Happened::Said(FromControl::Log { level, text }) => logs::of_control(level, &text),
             Happened::Ended { clean, how } => {
                 let control = &mut self.control;
                 let pause = control.backoff.ended(Instant::now(), clean);
@@ -263,6 +298,8 @@ impl<'a> Supervisor<'a> {
                 control.start_at = Some(Instant::now() + pause);
                 // Their clients are gone with it.
                 self.waiting.clear();
+                self.state.loads.forget();
+                self.state.events.forget();
             }
         }
     }
@@ -296,6 +333,7 @@ impl<'a> Supervisor<'a> {
                 Ok(changes) => self.state.network_changed(&changes, self.monitor.snapshot()),
                 Err(problem) => {
                     error!(
+                        target: logs::NETWORK,
                         "cannot read the network's changes: {problem}; reading all of its state anew soon"
                     );
                     self.retry_at = Some(Instant::now() + RETRY_EVERY);
@@ -328,12 +366,15 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Ends children that are stuck; their end is noted like any other.
-    fn look_after_children(&self) {
+    fn look_after_children(&mut self) {
         let now = Instant::now();
-        for worker in &self.state.workers {
+        self.state.go_on_searching();
+        let State { workers, events, .. } = &mut self.state;
+        for worker in workers {
             if let (Some(running), Some(problem)) = (&worker.running, health::problem(worker, now)) {
                 error!(worker = worker.index.0, "{problem}; ending it");
                 running.kill();
+                events.worker(worker.index, EventWhat::Stuck, Some(problem));
             }
         }
         let control = &self.control;
@@ -368,10 +409,16 @@ impl<'a> Supervisor<'a> {
         worker.backoff.started(Instant::now());
         let wrap = move |event| Event::Worker(index, event);
         let running = Running::start(Role::Worker, worker.starts, self.sender.clone(), wrap)?;
-        let start = ToWorker::Start { index: worker.index, core: worker.core, io: self.options.io };
+        let Options { io, ids, .. } = self.options;
+        let start = ToWorker::Start { index: worker.index, core: worker.core, io, ids };
         let counters = worker.counters.as_fd().try_clone_to_owned()?;
         running.send(&start, vec![(tag::COUNTERS, counters)]).map_err(std::io::Error::other)?;
+        let level = self.options.log.levels.of(Facility::Worker);
+        running.send(&ToWorker::LogLevel(level), Vec::new()).map_err(std::io::Error::other)?;
+        let pid = running.pid;
         worker.running = Some(running);
+        let index = worker.index;
+        self.state.events.worker(index, EventWhat::Started, Some(format!("pid {pid}")));
         Ok(())
     }
 
@@ -391,8 +438,11 @@ impl<'a> Supervisor<'a> {
             owner_uid: getuid().as_raw(),
             group_gid: self.options.group,
             others_may_read: self.options.others_may_read,
+            ids: self.options.ids,
         };
         running.send(&start, fds).map_err(std::io::Error::other)?;
+        let level = self.options.log.levels.of(Facility::Control);
+        running.send(&ToControl::LogLevel(level), Vec::new()).map_err(std::io::Error::other)?;
         control.running = Some(running);
         Ok(())
     }
@@ -433,6 +483,7 @@ impl<'a> Supervisor<'a> {
                 Ok(Some(Event::Control(event))) => {
                     left -= usize::from(matches!(event.what, Happened::Ended { .. }))
                 }
+                Ok(Some(Event::Saved { .. })) => {}
                 Ok(None) => return,
                 Err(_) if killed => return,
                 Err(_) => {
@@ -447,12 +498,28 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-fn log_child(who: &'static str, worker: Option<usize>, level: LogLevel, text: &str) {
-    match level {
-        LogLevel::Error => error!(who, worker, "{text}"),
-        LogLevel::Warn => warn!(who, worker, "{text}"),
-        LogLevel::Info => info!(who, worker, "{text}"),
-        LogLevel::Debug => debug!(who, worker, "{text}"),
+/// The watchdog's calls in time.
+struct Beats {
+    interval: Interval,
+    alive: fn(),
+}
+
+impl Beats {
+    fn new(watchdog: Watchdog) -> Self {
+        let mut interval = tokio::time::interval(watchdog.every);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { interval, alive: watchdog.alive }
+    }
+}
+
+/// Says in time that the loop turns, if anybody wants to hear it.
+async fn beat(beats: &mut Option<Beats>) {
+    match beats {
+        Some(Beats { interval, alive }) => {
+            interval.tick().await;
+            alive();
+        }
+        None => std::future::pending().await,
     }
 }
 

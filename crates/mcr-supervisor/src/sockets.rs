@@ -3,12 +3,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
+use crate::ledger::Ledger;
 use mcr_metrics::Segment;
 use mcr_proto::{
-    counters::InputDrop,
     message::ReceiverKind,
     plan::{InputSlot, RuleSlot, SocketId},
 };
@@ -20,12 +20,9 @@ use mcr_socket::{
     raw::{self, RawOutput},
     udp::{self, UdpInput, UdpOutput},
 };
-use nix::sys::socket::{MsgFlags, recv};
 
 /// Room for a burst of some 10,000 full-size datagrams at one input; taken only while they wait.
 const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
-/// More than fit into the buffer.
-const UNREAD_MAX: u64 = 1 << 20;
 /// Room for what devices have not taken yet.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
 
@@ -46,8 +43,7 @@ struct Receiver {
     kind: ReceiverKind,
     users: BTreeMap<RuleSlot, User>,
     told: bool,
-    /// What of the kernel's own count of drops is in the counters.
-    dropped: u32,
+    ledger: Ledger,
     filter_stale: bool,
 }
 
@@ -80,6 +76,7 @@ impl Sockets {
         rule: RuleSlot,
         wanted: Wanted,
         ifname: &str,
+        counters: &Segment,
         input: impl FnOnce() -> Option<InputSlot>,
     ) -> Result<SocketId, String> {
         if let Some(receiver) = self.receivers.get_mut(&key) {
@@ -90,7 +87,8 @@ impl Sockets {
         let (fd, kind) = open_receiver(&key, ifname).map_err(|error| error.to_string())?;
         let id = next(&mut self.ids);
         let users = BTreeMap::from([(rule, User { wanted, admitted: false })]);
-        let receiver = Receiver { id, fd, input, kind, users, told: false, dropped: 0, filter_stale: false };
+        let ledger = Ledger::open(kind, counters.input(input));
+        let receiver = Receiver { id, fd, input, kind, users, told: false, ledger, filter_stale: false };
         self.receivers.insert(key, receiver);
         Ok(id)
     }
@@ -108,10 +106,8 @@ impl Sockets {
         receiver.users.remove(&rule);
         receiver.filter_stale = true;
         if receiver.users.is_empty() {
-            receiver.count_drops(counters);
-            if !alive {
-                receiver.count_unread(counters);
-            }
+            let Receiver { fd, input, ledger, .. } = receiver;
+            ledger.close(fd.as_fd(), counters.input(*input), alive);
             if receiver.told {
                 self.closing.push(receiver.id);
             }
@@ -138,6 +134,16 @@ impl Sockets {
                 self.closing.push(sender.id);
             }
             self.senders.remove(key);
+        }
+    }
+
+    /// Has a rule take over from another on the same input, without a moment in which the filter keeps its datagrams out. The
+    /// other stays until it is released.
+    pub(crate) fn share_receiver(&mut self, key: &ReceiverKey, from: RuleSlot, to: RuleSlot) {
+        let Some(receiver) = self.receivers.get_mut(key) else { return };
+        if let Some(User { wanted, admitted }) = receiver.users.get(&from) {
+            let user = User { wanted: *wanted, admitted: *admitted };
+            receiver.users.insert(to, user);
         }
     }
 
@@ -202,7 +208,22 @@ impl Sockets {
 
     /// Moves the kernel's counts of drops into the counters.
     pub(crate) fn count_drops(&mut self, counters: &Segment) {
-        self.receivers.values_mut().for_each(|receiver| receiver.count_drops(counters));
+        for Receiver { fd, input, ledger, .. } in self.receivers.values_mut() {
+            ledger.count(fd.as_fd(), counters.input(*input));
+        }
+    }
+
+    /// Goes on looking for what a dead worker took along.
+    pub(crate) fn go_on_searching(&mut self, counters: &Segment) {
+        let searching = self.receivers.values_mut().filter(|receiver| receiver.ledger.is_searching());
+        for Receiver { fd, input, ledger, .. } in searching {
+            ledger.count(fd.as_fd(), counters.input(*input));
+        }
+    }
+
+    /// The worker died: look for what it took along.
+    pub(crate) fn search_lost(&mut self) {
+        self.receivers.values_mut().for_each(|receiver| receiver.ledger.search());
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -212,24 +233,6 @@ impl Sockets {
     /// Whether an input has a socket.
     pub(crate) fn uses(&self, input: InputSlot) -> bool {
         self.receivers.values().any(|receiver| receiver.input == input)
-    }
-}
-
-impl Receiver {
-    /// Counts what waits and will not be read, as datagrams the kernel had no place for. Nothing of them is looked at.
-    fn count_unread(&self, counters: &Segment) {
-        let mut unread = 0;
-        while unread < UNREAD_MAX && recv(self.fd.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT).is_ok() {
-            unread += 1;
-        }
-        counters.input(self.input).drops[InputDrop::KernelRing as usize].add(unread);
-    }
-
-    fn count_drops(&mut self, counters: &Segment) {
-        // The kernel counts in 32 bits; the difference is right as long as it is read once in 4 billion drops.
-        let Ok(now) = mcr_socket::dropped(self.fd.as_fd()).map(|count| count as u32) else { return };
-        let new = now.wrapping_sub(std::mem::replace(&mut self.dropped, now));
-        counters.input(self.input).drops[InputDrop::KernelRing as usize].add(u64::from(new));
     }
 }
 

@@ -4,7 +4,7 @@
 use mcr_metrics::{OUTPUT_SLOTS, RULE_SLOTS};
 use mcr_netmon::{Change, Snapshot};
 use mcr_proto::{
-    message::{Fault, FaultKind, RuleRef, RuleState},
+    message::{EventWhat, Fault, FaultKind, RuleRef, RuleState, RuleView, Settings},
     plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
     rule::{RuleId, RuleName, RuleSpec},
 };
@@ -13,8 +13,10 @@ use mcr_socket::filter::Wanted;
 use tracing::{info, warn};
 
 use crate::{
+    events::{Events, state_event},
     holds::Holds,
     inputs::Inputs,
+    load::Loads,
     network::Interfaces,
     rules::{Acquired, Rule, Rules, Status, place},
     slots::Slots,
@@ -27,8 +29,12 @@ pub(crate) struct State {
     pub(crate) inputs: Inputs,
     pub(crate) abilities: Abilities,
     pub(crate) holds: Holds,
-    rule_slots: Slots,
-    output_slots: Slots,
+    pub(crate) rule_slots: Slots,
+    pub(crate) output_slots: Slots,
+    /// What the configuration says beside rules.
+    pub(crate) settings: Settings,
+    pub(crate) loads: Loads,
+    pub(crate) events: Events,
 }
 
 impl State {
@@ -41,6 +47,9 @@ impl State {
             holds: Holds::default(),
             rule_slots: Slots::new(RULE_SLOTS),
             output_slots: Slots::new(OUTPUT_SLOTS),
+            settings: Settings::default(),
+            loads: Loads::default(),
+            events: Events::default(),
         }
     }
 
@@ -83,6 +92,9 @@ impl State {
             status,
             generation,
         });
+        if let Some(rule) = self.rules.get(id) {
+            self.events.rule(rule, EventWhat::Added, None);
+        }
         self.refresh(id, network);
         Ok((id, true))
     }
@@ -103,9 +115,7 @@ impl State {
                 None => Ok(None),
             },
             // A client that tries again after a lost answer must not get every datagram twice.
-            None => {
-                Ok(self.rules.after(None).find(|rule| same_but_name(&rule.spec, spec)).map(|rule| rule.id))
-            }
+            None => Ok(self.rules.after(None).find(|rule| rule.spec.is_like(spec)).map(|rule| rule.id)),
         }
     }
 
@@ -119,10 +129,23 @@ impl State {
         }
     }
 
+    /// A rule as it stands: active only once its worker relays it.
+    pub(crate) fn view(&self, rule: &Rule) -> RuleView {
+        let mut view = rule.view();
+        let worker = &self.workers[usize::from(rule.worker.0)];
+        // While a rule moves, the worker it leaves relays it.
+        if view.state == RuleState::Active && !worker.has_applied(rule.generation) && rule.leaving.is_none() {
+            let why = if worker.is_running() { "has not taken it up yet" } else { "is not running" };
+            (view.state, view.reason) = (RuleState::Paused, Some(format!("worker {} {why}", worker.index)));
+        }
+        view
+    }
+
     /// Removes a rule. Returns its worker and the generation without it.
     pub(crate) fn remove(&mut self, rule: &RuleRef) -> Result<(WorkerIndex, Generation), Fault> {
         let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
         let Some(rule) = self.rules.remove(id) else { return Err(not_found(rule)) };
+        self.events.rule(&rule, EventWhat::Removed, None);
         if let Some((from, acquired)) = rule.leaving {
             leave(rule.slot, acquired, &mut self.workers[usize::from(from.0)], &mut self.holds);
         }
@@ -178,6 +201,7 @@ impl State {
                 Change::AddressAdded(_) => concerned.extend(self.rules.refused()),
                 _ => {}
             }
+            self.events.network(change, network);
         }
         concerned.sort_unstable();
         concerned.dedup();
@@ -193,7 +217,7 @@ impl State {
 
     /// Compiles a rule and carries out what has changed.
     pub(crate) fn refresh(&mut self, id: RuleId, network: &Snapshot) {
-        let Self { rules, workers, inputs, holds, abilities, .. } = self;
+        let Self { rules, workers, inputs, holds, abilities, events, .. } = self;
         let Some(rule) = rules.get_mut(id) else { return };
         let compiled = compile(&rule.spec, &Interfaces(network), *abilities);
         if rule.compiled.as_ref() == Some(&compiled) && !rule.status.refused() {
@@ -216,19 +240,36 @@ impl State {
         if status != rule.status || rule.compiled.is_none() {
             log_state(rule, &status);
         }
+        if status != rule.status {
+            events.rule(rule, state_event(status.state), status.why(&rule.spec));
+        }
         rule.status = status;
         rule.compiled = Some(compiled);
     }
 
+    /// Brings the filters of a worker's packet sockets in line with its rules.
+    pub(crate) fn refresh_filters(&mut self, worker: WorkerIndex) {
+        for problem in self.workers[usize::from(worker.0)].sockets.refresh_filters() {
+            warn!(worker = worker.0, "{problem}");
+        }
+    }
+
     /// Brings every worker nearer to what is desired.
     pub(crate) fn reconcile(&mut self) {
+        for index in 0..self.workers.len() {
+            self.refresh_filters(WorkerIndex(index as u16));
+        }
         for worker in &mut self.workers {
-            for problem in worker.sockets.refresh_filters() {
-                warn!(worker = worker.index.0, "{problem}");
-            }
             if let Err(problem) = worker.reconcile() {
                 warn!(worker = worker.index.0, "cannot send the plan: {problem}");
             }
+        }
+    }
+
+    /// Goes on looking for what dead workers took along, where another runs in their place.
+    pub(crate) fn go_on_searching(&mut self) {
+        for worker in self.workers.iter_mut().filter(|worker| worker.is_running()) {
+            worker.sockets.go_on_searching(&worker.counters);
         }
     }
 
@@ -243,14 +284,6 @@ impl State {
 pub(crate) fn not_found(rule: &RuleRef) -> Fault {
     let message = format!("no rule {rule}; `mcrctl list` shows those there are");
     Fault::new(FaultKind::NotFound, message).at("rule")
-}
-
-fn same_but_name(known: &RuleSpec, wanted: &RuleSpec) -> bool {
-    known.input == wanted.input
-        && known.outputs == wanted.outputs
-        && known.class == wanted.class
-        && known.datapath == wanted.datapath
-        && known.enabled == wanted.enabled
 }
 
 /// Opens and joins what a compiled rule needs and gives its worker the route; the rule's status, as it turned out.
@@ -312,7 +345,14 @@ fn acquire_receiver(
     let wanted = Wanted { destination: input.address, port: input.port, source: input.source };
     let index = worker.index;
     let slot = || -> Option<InputSlot> { inputs.slot(index, input.interface, compiled.datapath?) };
-    let socket = worker.sockets.acquire_receiver(key, rule.slot, wanted, input.interface.as_str(), slot)?;
+    let socket = worker.sockets.acquire_receiver(
+        key,
+        rule.slot,
+        wanted,
+        input.interface.as_str(),
+        &worker.counters,
+        slot,
+    )?;
     rule.acquired.receiver = Some(key);
     Ok(socket)
 }

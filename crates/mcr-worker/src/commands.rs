@@ -62,6 +62,7 @@ pub(crate) fn carry_out(
                 link.log(LogLevel::Warn, format!("a message from the supervisor was passed over: {why}"))?;
             }
             Heard::Message(ToWorker::Stop, _) => return Ok(Then::Drain),
+            Heard::Message(ToWorker::LogLevel(level), _) => link.set_level(level),
             Heard::Message(message, fds) => {
                 if let Some(answer) = carry_out_one(message, fds, plans, subject) {
                     link.answer(&answer)?;
@@ -101,8 +102,8 @@ fn carry_out_one(
         }
         ToWorker::Plan { generation, ops, last } => return plans.take(generation, ops, last, subject),
         ToWorker::Start { .. } => ("start".to_owned(), Err("the worker has started".into())),
-        // Not reached: the caller looks for it first.
-        ToWorker::Stop => return None,
+        // Not reached: the caller looks for them first.
+        ToWorker::Stop | ToWorker::LogLevel(_) => return None,
     };
     let problem = outcome.err().map(|why: String| format!("cannot {what}: {why}"));
     problem.map(|problem| FromWorker::Refused { problem })

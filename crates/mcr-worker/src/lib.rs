@@ -53,6 +53,9 @@ pub enum WorkerError {
     /// The channel failed.
     #[error("the channel to the supervisor failed")]
     Channel(#[source] io::Error),
+    /// A step of the confinement failed; the supervisor has been told which.
+    #[error("cannot confine itself")]
+    Confine(#[source] mcr_confine::ConfineError),
     /// A message could not be encoded.
     #[error("cannot encode a message to the supervisor")]
     Encode(#[source] mcr_proto::codec::CodecError),
@@ -61,14 +64,34 @@ pub enum WorkerError {
     Unheard,
 }
 
-/// Runs a worker on the calling thread until the supervisor tells it to stop or is gone.
+/// Runs a worker in a process of its own until the supervisor tells it to stop or is gone. The process must have no other
+/// thread: before it says that it is ready it loses every right it does not need, for good.
 ///
 /// `channel` is the worker's end of an `mcr_fdpass` pair. What it is told there is in [`mcr_proto::message::ToWorker`].
 ///
 /// # Errors
-/// [`WorkerError`]: whoever started it may start another.
+/// [`WorkerError`]: the process must end, and whoever started it may start another.
+pub fn run_confined(channel: OwnedFd) -> Result<(), WorkerError> {
+    run_as(channel, Confinement::Process)
+}
+
+/// Runs a worker on the calling thread and leaves the process its rights: for tests, which are their own supervisor.
+///
+/// # Errors
+/// As [`run_confined`].
 pub fn run(channel: OwnedFd) -> Result<(), WorkerError> {
-    match start::start(channel)? {
+    run_as(channel, Confinement::None)
+}
+
+/// Whether a worker confines the process that it runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confinement {
+    Process,
+    None,
+}
+
+fn run_as(channel: OwnedFd, confinement: Confinement) -> Result<(), WorkerError> {
+    match start::start(channel, confinement)? {
         Some(worker) => worker.work(),
         None => Ok(()),
     }

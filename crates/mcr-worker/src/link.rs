@@ -22,6 +22,8 @@ pub(crate) struct Link {
     waiting: VecDeque<Vec<u8>>,
     body: Vec<u8>,
     notes_dropped: u64,
+    /// Less severe lines are not sent.
+    level: LogLevel,
 }
 
 /// What came from the supervisor.
@@ -38,7 +40,13 @@ pub(crate) enum Heard {
 
 impl Link {
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { channel: fd.into(), waiting: VecDeque::new(), body: Vec::new(), notes_dropped: 0 }
+        Self {
+            channel: fd.into(),
+            waiting: VecDeque::new(),
+            body: Vec::new(),
+            notes_dropped: 0,
+            level: LogLevel::Info,
+        }
     }
 
     pub(crate) fn channel(&self) -> &Channel {
@@ -76,7 +84,15 @@ impl Link {
         self.answer(message)
     }
 
+    /// Sends lines of this severity and above from now on.
+    pub(crate) fn set_level(&mut self, level: LogLevel) {
+        self.level = level;
+    }
+
     pub(crate) fn log(&mut self, level: LogLevel, text: impl Into<String>) -> Result<(), WorkerError> {
+        if level > self.level {
+            return Ok(());
+        }
         self.note(&FromWorker::Log { level, text: text.into() })
     }
 
@@ -150,6 +166,22 @@ mod tests {
         let last = &heard[heard.len() - 2..];
         assert_eq!(last[0], answer);
         assert!(matches!(&last[1], FromWorker::Log { text, .. } if text.starts_with("3 messages")));
+    }
+
+    #[test]
+    fn lines_that_nobody_would_print_are_not_sent() {
+        let (ours, theirs) = Channel::pair().expect("sockets");
+        theirs.set_nonblocking(true).expect("own socket");
+        let mut link = Link::new(ours.into());
+        let sent = |link: &mut Link, level| {
+            link.log(level, "text").expect("there is room");
+            theirs.recv(&mut Vec::new()).is_ok()
+        };
+        assert_eq!([LogLevel::Warn, LogLevel::Debug].map(|level| sent(&mut link, level)), [true, false]);
+        link.set_level(LogLevel::Debug);
+        assert!(sent(&mut link, LogLevel::Debug));
+        link.set_level(LogLevel::Error);
+        assert!(!sent(&mut link, LogLevel::Warn));
     }
 
     #[test]

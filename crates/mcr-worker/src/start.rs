@@ -5,10 +5,11 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
+use mcr_confine::{Policy, Role, confine};
 use mcr_fdpass::{Received, Tag};
 use mcr_metrics::{Access, Segment};
 use mcr_proto::{
-    message::{FromWorker, IoChoice, LogLevel, ToWorker, tag},
+    message::{FromWorker, Ids, IoChoice, LogLevel, ToWorker, tag},
     plan::WorkerIndex,
 };
 use mcr_uring_io::{Backend, Choice, Io, IoConfig};
@@ -22,7 +23,7 @@ use nix::{
 };
 
 use crate::{
-    WorkerError,
+    Confinement, WorkerError,
     event_loop::{BUFFERS, EVENTS_MAX, SENDS_MAX, Worker},
     link::{Heard, Link, chain},
 };
@@ -31,11 +32,11 @@ use crate::{
 const FILES_MAX: u16 = 1024;
 
 /// Waits for the first message and does what it says; none if the supervisor is gone before it says anything.
-pub(crate) fn start(channel: OwnedFd) -> Result<Option<Worker>, WorkerError> {
+pub(crate) fn start(channel: OwnedFd, confinement: Confinement) -> Result<Option<Worker>, WorkerError> {
     let mut link = Link::new(channel);
     link.channel().set_nonblocking(false).map_err(WorkerError::Channel)?;
-    let (index, core, choice, fds) = match link.hear() {
-        Heard::Message(ToWorker::Start { index, core, io }, fds) => (index, core, io, fds),
+    let (index, core, choice, ids, fds) = match link.hear() {
+        Heard::Message(ToWorker::Start { index, core, io, ids }, fds) => (index, core, io, ids, fds),
         Heard::Message(..) => return Err(WorkerError::NotStarted { why: "it is another".into() }),
         Heard::Unreadable(why) => return Err(WorkerError::NotStarted { why }),
         Heard::Nothing | Heard::End => return Ok(None),
@@ -48,6 +49,9 @@ pub(crate) fn start(channel: OwnedFd) -> Result<Option<Worker>, WorkerError> {
     link.channel().set_nonblocking(true).map_err(WorkerError::Channel)?;
     let watched = link.channel().as_fd().try_clone_to_owned().map_err(WorkerError::Channel)?;
     let watch = io.add_watch(watched).map_err(WorkerError::Watch)?;
+    if confinement == Confinement::Process {
+        give_up_rights(&mut link, &io, ids)?;
+    }
     link.answer(&ready(&io))?;
     if let Some((core, why)) = unpinned {
         link.log(LogLevel::Warn, format!("worker {index} cannot run on core {core} alone: {why}"))?;
@@ -58,6 +62,23 @@ pub(crate) fn start(channel: OwnedFd) -> Result<Option<Worker>, WorkerError> {
 fn attach(mut fds: Received) -> Result<Segment, WorkerError> {
     let fd = fds.take(Tag(tag::COUNTERS)).ok_or(WorkerError::NoCounters)?;
     Segment::attach(fd, Access::Write).map_err(WorkerError::Counters)
+}
+
+/// From here on the process can do what its work takes, and nothing else. All that takes more has been done.
+fn give_up_rights(link: &mut Link, io: &Io, ids: Option<Ids>) -> Result<(), WorkerError> {
+    let role = match io.backend() {
+        Backend::Uring => Role::UringWorker,
+        Backend::Syscalls => Role::SyscallWorker,
+    };
+    let ids = ids.map(|Ids { uid, gid }| mcr_confine::Ids { uid, gid });
+    match confine(&Policy { role, ids }) {
+        Ok(confined) => link.log(LogLevel::Info, confined.to_string()),
+        Err(error) => {
+            let error = WorkerError::Confine(error);
+            link.log(LogLevel::Error, chain(&error))?;
+            Err(error)
+        }
+    }
 }
 
 /// For people who look at `top`; a process without a name works as well.

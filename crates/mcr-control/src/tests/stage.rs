@@ -25,7 +25,7 @@ use mcr_proto::{
 };
 use serde_json::{Value, json};
 
-use crate::{ControlError, limits::Limits, peer::Admission, run_within};
+use crate::{Confinement, ControlError, limits::Limits, peer::Admission, run_within};
 
 pub(crate) const WORKERS: usize = 2;
 /// Long enough for anything to happen on a busy machine.
@@ -61,9 +61,10 @@ impl Stage {
         let segments: Vec<_> = (0..WORKERS).map(|_| Segment::create().expect("memory")).collect();
         let (ours, theirs) = mcr_fdpass::pair().expect("sockets");
         let channel = Arc::new(Channel::from(ours));
-        let control = std::thread::spawn(move || run_within(theirs, limits));
+        let control = std::thread::spawn(move || run_within(theirs, limits, Confinement::None));
         let Admission { owner_uid, group_gid, others_may_read } = admission;
-        let start = ToControl::Start { workers: WORKERS as u16, owner_uid, group_gid, others_may_read };
+        let start =
+            ToControl::Start { workers: WORKERS as u16, owner_uid, group_gid, others_may_read, ids: None };
         let read_only: Vec<_> = segments.iter().map(|segment| segment.read_only().expect("/proc")).collect();
         let mut fds = vec![(Tag(tag::LISTENER), listener.as_fd())];
         fds.extend(read_only.iter().map(|fd| (Tag(tag::COUNTERS), fd.as_fd())));

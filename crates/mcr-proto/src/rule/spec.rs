@@ -98,6 +98,15 @@ impl RuleSpec {
         RuleSpec { name: None, input, outputs, class: None, datapath: DatapathChoice::Auto, enabled: true }
     }
 
+    /// Whether it is the same as another in everything but its name.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.input == other.input
+            && self.outputs == other.outputs
+            && self.class == other.class
+            && self.datapath == other.datapath
+            && self.enabled == other.enabled
+    }
+
     /// Refuses a rule whose parts do not fit together; what a single endpoint may not say is checked again, because
     /// their fields are public.
     ///

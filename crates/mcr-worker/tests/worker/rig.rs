@@ -58,7 +58,7 @@ impl Rig {
         ours.set_nonblocking(true).expect("own socket");
         let mut rig = Self { channel: ours, counters, thread: Some(thread), next_socket: 0, generation: 0 };
         let fd = rig.counters.as_fd().try_clone_to_owned().expect("a descriptor");
-        rig.say(&ToWorker::Start { index, core, io }, &[(tag::COUNTERS, &fd)]);
+        rig.say(&ToWorker::Start { index, core, io, ids: None }, &[(tag::COUNTERS, &fd)]);
         assert_eq!(rig.hear(), FromWorker::Ready { io, fallback: None });
         rig
     }

@@ -46,7 +46,7 @@ fn a_first_message_that_is_no_start_or_brings_no_counters_is_an_error() {
         mcr_worker::run(theirs.into()).expect_err("nothing to start with")
     };
     assert!(matches!(first(&ToWorker::Stop), WorkerError::NotStarted { .. }));
-    let start = ToWorker::Start { index: WorkerIndex(0), core: None, io: IoChoice::Auto };
+    let start = ToWorker::Start { index: WorkerIndex(0), core: None, io: IoChoice::Auto, ids: None };
     assert!(matches!(first(&start), WorkerError::NoCounters));
 }
 

@@ -1,0 +1,82 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::{case::Case, peer::Peer};
+
+/// Compares MCR with other ways to relay UDP, in network namespaces of its own.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench", max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Measure peers against each other (needs root and two cores that nothing else uses)
+    Peers(Peers),
+    /// Make Markdown tables of the results of `peers --json`
+    Table {
+        /// What `peers --json` wrote
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// The relay that everything is compared with (started by `peers`)
+    #[command(hide = true)]
+    Baseline {
+        /// Groups to join
+        #[arg(long)]
+        inputs: u16,
+        /// Interfaces to send by
+        #[arg(long, value_delimiter = ',')]
+        outputs: Vec<String>,
+    },
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Peers {
+    /// How often each peer takes its turn in each case
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Half a second a trial and a coarse search: to see that all works, not for numbers
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Length of a trial
+    #[arg(long, value_name = "MS", default_value_t = 2000, conflicts_with = "quick", value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub(crate) trial_ms: u64,
+    /// Begin no round that this would not leave time for, judged by the round before
+    #[arg(long, value_name = "N")]
+    pub(crate) minutes: Option<f64>,
+    /// Write each trial here as a line of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// What to compare
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "PEER,..", default_values_t = Peer::ALL)]
+    pub(crate) peers: Vec<Peer>,
+    /// What to relay
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "CASE,..", default_values_t = Case::ALL)]
+    pub(crate) cases: Vec<Case>,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "WHAT,..", default_values_t = [Measure::Rate, Measure::Cost, Measure::Latency])]
+    pub(crate) measure: Vec<Measure>,
+    /// Rounds that measure cost and delay as well; rates are measured in all [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) fixed_rounds: Option<u32>,
+    /// Where mcrd is [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+}
+
+/// A kind of measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Measure {
+    /// The loss-free rate
+    Rate,
+    /// Time of the relay's core for each copy
+    Cost,
+    /// Delay from source to sink, in cases with one stream and one output
+    Latency,
+}

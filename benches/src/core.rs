@@ -1,0 +1,167 @@
+//! Cores: who runs where, and for how long a core or a tree of processes was busy.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::{Pid, SysconfVar, sysconf},
+};
+
+/// The core of the sender.
+pub(crate) const SENDER: usize = 0;
+/// The core of the relay, which carries nothing else.
+pub(crate) const RELAY: usize = 1;
+
+/// The core of whoever watches: a third one if there is one, else the sender's.
+pub(crate) fn watcher() -> usize {
+    if is_there(2) { 2 } else { SENDER }
+}
+
+/// Fails if this machine or this process has too few cores.
+pub(crate) fn check() -> anyhow::Result<()> {
+    if is_there(SENDER) && is_there(RELAY) {
+        return Ok(());
+    }
+    bail!(
+        "cores {SENDER} and {RELAY} are needed, one for the sender and one for the relay, and are not both there"
+    )
+}
+
+fn is_there(core: usize) -> bool {
+    // The first process may run on every core; this one may have been confined, or have confined itself.
+    let cores = sched_getaffinity(Pid::from_raw(1)).or_else(|_| sched_getaffinity(Pid::from_raw(0)));
+    cores.is_ok_and(|cores| cores.is_set(core).unwrap_or(false))
+}
+
+/// Pins the calling thread.
+pub(crate) fn pin(core: usize) -> anyhow::Result<()> {
+    pin_thread(0, core).with_context(|| format!("cannot run on core {core}"))
+}
+
+fn pin_thread(thread: i32, core: usize) -> nix::Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    sched_setaffinity(Pid::from_raw(thread), &cores)
+}
+
+/// Runs `start` on the relay's core, so that a program started by it inherits that, and goes back to the watcher's.
+pub(crate) fn on_relay_core<T>(start: impl FnOnce() -> T) -> anyhow::Result<T> {
+    pin(RELAY)?;
+    let started = start();
+    pin(watcher())?;
+    Ok(started)
+}
+
+/// Pins every thread of a tree of processes to the relay's core, whatever it chose itself.
+pub(crate) fn confine(root: u32) -> anyhow::Result<()> {
+    for process in tree(root)? {
+        // A process that ends meanwhile needs no core.
+        let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
+        for thread in threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok()) {
+            match pin_thread(thread, RELAY) {
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(errno) => bail!("cannot pin thread {thread} of the relay: {errno}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A process and all its descendants.
+fn tree(root: u32) -> anyhow::Result<Vec<u32>> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(parent) = stat(process).as_deref().and_then(|stat| field(stat, 4)) {
+            children.entry(parent as u32).or_default().push(process);
+        }
+    }
+    let mut tree = vec![root];
+    let mut at = 0;
+    while let Some(process) = tree.get(at) {
+        tree.extend(children.remove(process).unwrap_or_default());
+        at += 1;
+    }
+    Ok(tree)
+}
+
+fn stat(process: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{process}/stat")).ok()
+}
+
+/// Field `number` of `/proc/PID/stat`, counted from 1 as proc_pid_stat(5) does, from 3 on. The name, field 2, is in
+/// parentheses and may hold anything, parentheses too.
+fn field(stat: &str, number: usize) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(number - 3)?.parse().ok()
+}
+
+/// A moment in the life of the relay's core and of the relay's processes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    at: Instant,
+    idle: Duration,
+    processes: Duration,
+}
+
+impl Clock {
+    /// Now. Without `root`, as for a relay that is part of the kernel, processes take no time.
+    pub(crate) fn read(root: Option<u32>) -> anyhow::Result<Self> {
+        let ticks =
+            |ticks: u64| Ok::<_, anyhow::Error>(Duration::from_secs_f64(ticks as f64 / ticks_a_second()?));
+        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let mut processes = 0;
+        for process in root.map(tree).transpose()?.unwrap_or_default() {
+            let stat = stat(process).unwrap_or_default();
+            processes += field(&stat, 14).unwrap_or(0) + field(&stat, 15).unwrap_or(0);
+        }
+        let idle = idle_ticks(&text, RELAY).context("/proc/stat does not tell of the relay's core")?;
+        Ok(Self { at: Instant::now(), idle: ticks(idle)?, processes: ticks(processes)? })
+    }
+
+    /// For how long the core was busy since `earlier`, and for how much of it with the relay's processes.
+    pub(crate) fn busy_since(&self, earlier: &Self) -> (Duration, Duration) {
+        let idle = self.idle.saturating_sub(earlier.idle);
+        (
+            self.at.duration_since(earlier.at).saturating_sub(idle),
+            self.processes.saturating_sub(earlier.processes),
+        )
+    }
+}
+
+fn ticks_a_second() -> io::Result<f64> {
+    let ticks = sysconf(SysconfVar::CLK_TCK)?;
+    ticks.map(|ticks| ticks as f64).ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// What a core did not do for this machine: idle, waiting for disks, or taken away by the host (proc_stat(5)).
+fn idle_ticks(stat: &str, core: usize) -> Option<u64> {
+    let name = format!("cpu{core}");
+    let line = stat.lines().find(|line| line.split_whitespace().next() == Some(&name))?;
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
+    let (idle, waiting, stolen) = (ticks.get(3)?, ticks.get(4)?, ticks.get(7)?);
+    Some(idle + waiting + stolen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_that_waits_or_is_taken_away_is_not_busy() {
+        let stat = "cpu  1 2 3 4 5 6 7 8 9 10\ncpu1 10 0 20 300 40 0 50 6 0 0\ncpu10 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(idle_ticks(stat, 1), Some(346));
+        assert_eq!(idle_ticks(stat, 2), None);
+    }
+
+    #[test]
+    fn a_process_name_with_parentheses_and_spaces_shifts_no_field() {
+        let stat = "42 (a ) b) S 7 1 1 0 -1 0 0 0 0 0 11 13 0 0";
+        assert_eq!((field(stat, 4), field(stat, 14), field(stat, 15)), (Some(7), Some(11), Some(13)));
+    }
+}

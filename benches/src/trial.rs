@@ -1,0 +1,193 @@
+//! One trial: send at a rate, count what the sinks got. And the check before all trials that the relay relays.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+
+use crate::{
+    case::Case,
+    interrupt,
+    lab::Lab,
+    peer::Relay,
+    record,
+    search::Outcome,
+    sender::{self, Watch},
+};
+
+/// Of 1,000 copies at most one may be lost.
+const LOSS_MAX: f64 = 0.001;
+/// From this share of the offered rate on it counts as reached.
+const REACHED: f64 = 0.99;
+/// How often a trial is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// After a trial queues are empty when nothing has come for this long ...
+const SILENCE: Duration = Duration::from_millis(40);
+/// ... which takes at most this long, or the relay has stalled.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// What may be in queues, at most: the core's backlog and a large socket buffer.
+const IN_FLIGHT_MAX: u64 = 40_000;
+/// A relay that was started relays within this time.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Of the datagrams that show whether it does: slow enough for any relay.
+const PROBE_PPS: f64 = 5_000.0;
+
+/// What a trial gave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Trial {
+    pub(crate) offered_pps: f64,
+    pub(crate) sent: u64,
+    pub(crate) seconds: f64,
+    pub(crate) copies_expected: u64,
+    pub(crate) copies_received: u64,
+    /// It was ended early: more was missing than can be in queues.
+    pub(crate) cut_short: bool,
+}
+
+impl Trial {
+    /// Whether at most 0.1 % was lost.
+    pub(crate) fn passed(&self) -> bool {
+        let lost = self.copies_expected.saturating_sub(self.copies_received);
+        !self.cut_short && self.sent > 0 && lost as f64 <= self.copies_expected as f64 * LOSS_MAX
+    }
+
+    /// Whether the offered rate was sent.
+    pub(crate) fn reached(&self) -> bool {
+        self.sent_pps() >= self.offered_pps * REACHED
+    }
+
+    pub(crate) fn sent_pps(&self) -> f64 {
+        if self.seconds > 0.0 { self.sent as f64 / self.seconds } else { 0.0 }
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        let share = self.copies_received as f64 / self.copies_expected.max(1) as f64;
+        Outcome {
+            passed: self.passed(),
+            sent_pps: self.sent_pps(),
+            reached: self.reached(),
+            received_pps: self.sent_pps() * share.min(1.0),
+        }
+    }
+
+    pub(crate) fn record(&self, case: Case, peer: &str, round: u32) -> record::Trial {
+        record::Trial {
+            case: case.name().into(),
+            peer: peer.into(),
+            round,
+            offered_pps: self.offered_pps,
+            sent: self.sent,
+            seconds: self.seconds,
+            copies_expected: self.copies_expected,
+            copies_received: self.copies_received,
+            reached: self.reached(),
+            cut_short: self.cut_short,
+            passed: self.passed(),
+        }
+    }
+}
+
+/// Offers `rate_pps` for `duration`.
+pub(crate) fn run(lab: &Lab, case: Case, rate_pps: f64, duration: Duration) -> anyhow::Result<Trial> {
+    let outputs = case.outputs();
+    let before = lab.frames_received(outputs)?;
+    let watch = Arc::new(Watch::default());
+    let sender = {
+        let watch = Arc::clone(&watch);
+        lab.line.source.spawn(move || sender::run(case, rate_pps, duration, &watch))
+    };
+    // From here on the sender is always waited for: it ends by itself, or when told to.
+    let watched = (|| {
+        let allowed = rate_pps * duration.as_secs_f64() * LOSS_MAX * f64::from(outputs);
+        while !sender.is_finished() {
+            interrupt::sleep(LOOK_EVERY)?;
+            let expected = watch.sent.load(Relaxed) * u64::from(outputs);
+            let missing = expected.saturating_sub(lab.frames_received(outputs)? - before);
+            if missing > IN_FLIGHT_MAX * u64::from(outputs) + allowed as u64 {
+                return Ok(true);
+            }
+        }
+        Ok::<_, anyhow::Error>(false)
+    })();
+    watch.stop.store(true, Relaxed);
+    let sent = sender.join().map_err(|_| anyhow!("the sender has panicked"))??;
+    let cut_short = watched?;
+    let received = drain(lab, outputs)? - before;
+    Ok(Trial {
+        offered_pps: rate_pps,
+        sent: sent.datagrams,
+        seconds: sent.seconds,
+        copies_expected: sent.datagrams * u64::from(outputs),
+        copies_received: received,
+        cut_short,
+    })
+}
+
+/// Waits until nothing comes any more; the frames received by then.
+fn drain(lab: &Lab, outputs: u8) -> anyhow::Result<u64> {
+    let started = Instant::now();
+    let mut frames = lab.frames_received(outputs)?;
+    while started.elapsed() < DRAIN_WITHIN {
+        interrupt::sleep(SILENCE)?;
+        let now = lab.frames_received(outputs)?;
+        if now == frames {
+            return Ok(frames);
+        }
+        frames = now;
+    }
+    bail!("the relay still sends {DRAIN_WITHIN:?} after the end of a trial")
+}
+
+/// Waits until every copy of every stream gets through, and checks that the sinks drop before their stack.
+pub(crate) fn warm_up(lab: &Lab, case: Case, relay: &mut Relay) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let duration = Duration::from_secs_f64(f64::from(case.streams().max(100)) / PROBE_PPS);
+    loop {
+        interrupt::check()?;
+        relay.check()?;
+        let in_stack = lab.packets_in_stack(case.outputs())?;
+        let trial = run(lab, case, PROBE_PPS, duration)?;
+        ensure!(
+            lab.packets_in_stack(case.outputs())? == in_stack,
+            "the sinks do not drop at ingress: their stacks have seen packets"
+        );
+        if trial.copies_received >= trial.copies_expected && trial.sent > 0 {
+            return Ok(());
+        }
+        if started.elapsed() >= READY_WITHIN {
+            let Trial { copies_received, copies_expected, .. } = trial;
+            return Err(anyhow!("{copies_received} of {copies_expected} copies came through"))
+                .with_context(|| format!("it does not relay within {READY_WITHIN:?}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRIAL: Trial = Trial {
+        offered_pps: 100_000.0,
+        sent: 200_000,
+        seconds: 2.0,
+        copies_expected: 200_000,
+        copies_received: 200_000,
+        cut_short: false,
+    };
+
+    #[test]
+    fn one_copy_in_a_thousand_may_be_lost_and_not_one_more() {
+        assert!(Trial { copies_received: 199_800, ..TRIAL }.passed());
+        assert!(!Trial { copies_received: 199_799, ..TRIAL }.passed());
+        assert!(Trial { copies_received: 200_003, ..TRIAL }.passed(), "a stray frame is no loss");
+        assert!(!Trial { cut_short: true, ..TRIAL }.passed());
+    }
+
+    #[test]
+    fn a_sender_two_percent_too_slow_has_not_reached_the_rate() {
+        assert!(TRIAL.reached());
+        assert!(!Trial { sent: 196_000, ..TRIAL }.reached());
+    }
+}

@@ -1,0 +1,141 @@
+//! Rules, workers, interfaces and inputs as they stand.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::IoChoice;
+use crate::{
+    endpoint::{IfName, Output},
+    plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
+    rule::{Datapath, RuleId, RuleSpec},
+};
+
+/// The state of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleState {
+    /// An interface it needs is missing.
+    Unresolved,
+    /// Relaying.
+    Active,
+    /// An interface it needs is down.
+    Paused,
+    /// Switched off by the user.
+    Disabled,
+    /// Something the host refused, such as a socket; tried again.
+    Failed,
+}
+
+/// A rule as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// The daemon's number.
+    pub id: RuleId,
+    /// The rule as configured; its name is always there.
+    pub spec: RuleSpec,
+    /// Its state.
+    pub state: RuleState,
+    /// Why it is in this state, if not active.
+    pub reason: Option<String>,
+    /// The worker that carries it.
+    pub worker: WorkerIndex,
+    /// The data path in use.
+    pub datapath: Option<Datapath>,
+    /// Why this data path.
+    pub datapath_reason: String,
+    /// Its counters.
+    pub slot: RuleSlot,
+    /// Its outputs, in the order of the spec.
+    pub outputs: Vec<OutputView>,
+}
+
+/// An output as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputView {
+    /// Its counters.
+    pub slot: OutputSlot,
+    /// As configured.
+    pub output: Output,
+    /// Its state.
+    pub state: RuleState,
+    /// Why it is in this state, if not active.
+    pub reason: Option<String>,
+}
+
+/// A worker as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its place.
+    pub index: WorkerIndex,
+    /// Its process, if one runs.
+    pub pid: Option<u32>,
+    /// Its state.
+    pub state: WorkerState,
+    /// The core it is pinned to.
+    pub core: Option<u16>,
+    /// The I/O back end in use, once it is known.
+    pub io: Option<IoChoice>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Rules it carries.
+    pub rules: u32,
+    /// Sockets it was given.
+    pub sockets: u32,
+    /// The plan it should have.
+    pub desired: Generation,
+    /// The plan it has.
+    pub applied: Generation,
+}
+
+/// The state of a worker's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Started, not ready yet.
+    Starting,
+    /// Ready.
+    Running,
+    /// Dead; started again after a pause.
+    Backoff,
+}
+
+/// An interface of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// The kernel's number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Administratively up.
+    pub up: bool,
+    /// Carrier present.
+    pub running: bool,
+    /// Can multicast.
+    pub multicast: bool,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// Link-layer address.
+    pub mac: Option<[u8; 6]>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The driver's kind, such as `veth`, if the kernel says.
+    pub kind: Option<String>,
+    /// Rules that use it.
+    pub rules: u32,
+}
+
+/// An input: what one worker receives on one interface by one data path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputView {
+    /// Its counters.
+    pub slot: InputSlot,
+    /// The worker that reads it.
+    pub worker: WorkerIndex,
+    /// The interface.
+    pub interface: IfName,
+    /// The data path.
+    pub datapath: Datapath,
+    /// Whether a socket is open for it now.
+    pub open: bool,
+}

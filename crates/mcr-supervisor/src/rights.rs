@@ -1,0 +1,34 @@
+//! What the supervisor keeps of root's rights. It gives up the rest as soon as it listens, before it has started anything.
+
+use mcr_confine::{Capability, ConfineError, Kept, keep_only};
+use tracing::{debug, info};
+
+/// A child of uid 0 begins with the same, by the bounding set, and gives them up before it reads anything of a stranger's.
+const KEPT: [Capability; 8] = [
+    // Packet and raw sockets.
+    Capability::CAP_NET_RAW,
+    // Buffers beyond net.core.rmem_max, the kernel data path's programs on devices.
+    Capability::CAP_NET_ADMIN,
+    // Those programs themselves, and their maps.
+    Capability::CAP_BPF,
+    // Rules that listen on ports below 1024, as those of PTP and NTP.
+    Capability::CAP_NET_BIND_SERVICE,
+    // Children change to another user and leave all groups: they begin with what this process has.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    // Children empty their bounding sets.
+    Capability::CAP_SETPCAP,
+    // A child that does not stop is killed, though it runs as another user.
+    Capability::CAP_KILL,
+];
+
+pub(crate) fn give_up_all_but_few() -> Result<(), ConfineError> {
+    let Kept { bounding_cut, inherited_sealed } = keep_only(&KEPT)?;
+    debug!(bounding_cut, "rights given up but those to open sockets and to start children");
+    if !inherited_sealed {
+        info!(
+            "this kernel cannot keep inherited descriptors from children (Linux 5.11 can): start mcrd without any"
+        );
+    }
+    Ok(())
+}

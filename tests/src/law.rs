@@ -1,0 +1,145 @@
+//! The law of the counters: every datagram ends in exactly one of them, for each rule and for each output.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use mcr_client::Client;
+use mcr_proto::rpc::{InputStats, OutputStats, RuleStats, Stats};
+
+/// Between two looks at counters that may still move: many times what a datagram takes from one end to the other.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What came in by an interface, over all workers and data paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InputSum {
+    /// As in [`InputStats`].
+    pub frames: u64,
+    /// As in [`InputStats`].
+    pub datagrams: u64,
+    /// As in [`InputStats`].
+    pub matched: u64,
+    /// Those that are not 0.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Which part of the law does not hold, if any.
+pub fn broken(stats: &Stats) -> Option<String> {
+    let inputs = stats.inputs.iter().filter_map(|input| {
+        let InputStats { interface, datagrams, matched, drops, .. } = input;
+        (*datagrams != matched + drops.values().sum::<u64>())
+            .then(|| format!("{interface}: {datagrams} datagrams are not {matched} matched and {drops:?}"))
+    });
+    let outputs = stats.rules.iter().flat_map(|rule| {
+        rule.outputs.iter().filter_map(|output| {
+            let OutputStats { output: place, copies, drops, .. } = output;
+            let RuleStats { name, datagrams, .. } = rule;
+            (*datagrams != copies + drops.values().sum::<u64>()).then(|| {
+                format!("{name}: {datagrams} datagrams are not {copies} copies to {place} and {drops:?}")
+            })
+        })
+    });
+    inputs.chain(outputs).next()
+}
+
+/// The counters, once they move no more and the law holds.
+///
+/// # Panics
+/// If that does not come.
+pub fn at_rest(client: &mut Client) -> Stats {
+    let mut before = read(client);
+    let mut fault = None;
+    let waited = mcr_lab::wait_until(crate::PATIENCE, "the counters are at rest", || {
+        thread::sleep(PAUSE);
+        let now = read(client);
+        fault = broken(&now);
+        let rests = counts(&before) == counts(&now);
+        before = now;
+        rests && fault.is_none()
+    });
+    if let Err(error) = waited {
+        panic!("{error}; {fault:?}: {before:#?}");
+    }
+    before
+}
+
+/// The counters as they are now.
+///
+/// # Panics
+/// If the daemon does not say.
+pub fn read(client: &mut Client) -> Stats {
+    client.stats(None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What came in by `interface`.
+pub fn input(stats: &Stats, interface: &str) -> InputSum {
+    let mut sum = InputSum::default();
+    for input in stats.inputs.iter().filter(|input| input.interface == interface) {
+        sum.frames += input.frames;
+        sum.datagrams += input.datagrams;
+        sum.matched += input.matched;
+        for (reason, count) in input.drops.iter().filter(|(_, count)| **count > 0) {
+            *sum.drops.entry(reason.clone()).or_default() += count;
+        }
+    }
+    sum
+}
+
+/// The counters of one rule.
+///
+/// # Panics
+/// If there is no such rule.
+pub fn rule<'a>(stats: &'a Stats, name: &str) -> &'a RuleStats {
+    let found = stats.rules.iter().find(|rule| rule.name.to_string() == name);
+    found.unwrap_or_else(|| panic!("no rule {name} in {stats:#?}"))
+}
+
+/// Those drops of an output that are not 0.
+pub fn drops(output: &OutputStats) -> BTreeMap<&str, u64> {
+    output
+        .drops
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (reason.as_str(), *count))
+        .collect()
+}
+
+/// Everything that is counted, without rates and times.
+fn counts(stats: &Stats) -> Vec<u64> {
+    let inputs = stats.inputs.iter().flat_map(|input| {
+        [input.frames, input.datagrams, input.bytes, input.matched]
+            .into_iter()
+            .chain(input.drops.values().copied())
+    });
+    let rules = stats.rules.iter().flat_map(|rule| {
+        let outputs = rule.outputs.iter();
+        let outputs = outputs.flat_map(|output| {
+            [output.copies, output.bytes].into_iter().chain(output.drops.values().copied())
+        });
+        [rule.datagrams, rule.bytes].into_iter().chain(outputs)
+    });
+    inputs.chain(rules).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(datagrams: u64, copies: u64, rate_drops: u64, no_rule: u64) -> Stats {
+        let text = format!(
+            r#"{{"time_ns":1,
+            "rules":[{{"id":1,"name":"a","state":"active","datagrams":{datagrams},"bytes":0,"last_seen_ns":null,"flows":1,
+                "rate_pps":0,"rate_bps":0,"outputs":[{{"output":"10.0.0.1:1","copies":{copies},"bytes":0,
+                "drops":{{"rate":{rate_drops}}},"send_errors":{{}},"rate_pps":0,"rate_bps":0}}]}}],
+            "inputs":[{{"worker":0,"interface":"in0","datapath":"udp","open":true,"frames":9,"datagrams":9,"bytes":0,
+                "matched":7,"drops":{{"no_rule":{no_rule}}},"rate_pps":0,"rate_bps":0}}]}}"#
+        );
+        serde_json::from_str(&text).expect("counters")
+    }
+
+    #[test]
+    fn a_copy_or_a_datagram_that_is_in_no_counter_breaks_the_law() {
+        assert_eq!(broken(&stats(7, 5, 2, 2)), None);
+        assert!(broken(&stats(7, 5, 1, 2)).is_some_and(|fault| fault.contains("10.0.0.1:1")));
+        assert!(broken(&stats(7, 6, 2, 2)).is_some(), "one too many is as wrong");
+        assert!(broken(&stats(7, 5, 2, 1)).is_some_and(|fault| fault.contains("in0")));
+    }
+}

@@ -1,0 +1,42 @@
+//! What the end-to-end tests stand on: the programs as a user runs them, in networks made for one test.
+//!
+//! - [`programs`]: where `mcrd`, `mcrctl` and `mcrgen` are, built if need be.
+//! - [`daemon`]: one `mcrd run`, started, watched and stopped.
+//! - [`bed`]: source, relay with its daemon, and sinks; and the cells (data path and I/O) that tests run in.
+//! - [`source`], [`sink`]: exact payloads in and out; volume is mcr-gen's part.
+//! - [`held`]: the sockets and memberships of a namespace.
+//! - [`law`]: every datagram in exactly one counter.
+//! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
+//!
+//! Everything here fails by panicking with what was expected and what the daemon logged: it is for tests only.
+
+#![forbid(unsafe_code)]
+
+pub mod bed;
+pub mod command;
+pub mod daemon;
+pub mod held;
+pub mod law;
+pub mod processes;
+pub mod programs;
+pub mod sink;
+pub mod source;
+pub mod streams;
+pub mod traffic_lock;
+
+pub use bed::{Bed, Cell};
+pub use daemon::{Daemon, DaemonOptions};
+pub use sink::Sink;
+pub use source::Source;
+
+use std::time::Duration;
+
+/// How long anything may take before a test fails. Nothing waits this long unless something is wrong.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for a condition; panics with `what` (as in "the rule is active") if it does not come true in [`PATIENCE`].
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    if let Err(error) = mcr_lab::wait_until(PATIENCE, what, condition) {
+        panic!("{error}");
+    }
+}

@@ -216,9 +216,13 @@ fn a_killed_daemon_leaves_no_process_and_the_next_one_starts() {
     let socket = directory.path().join("mcrd.sock");
     let options = DaemonOptions { workers: 2, ..DaemonOptions::default() };
     let first = Daemon::start_at(&namespace, &options, &socket);
+    // One that is stopped notices nothing by itself.
+    let stopped = first.client().workers().unwrap()[0].pid.unwrap();
+    daemon::signal(stopped, Signal::SIGSTOP);
     let children = first.kill();
     assert_eq!(children.len(), 3, "two workers and a control process");
-    eventually("its children have ended", || children.iter().all(|child| !child.is_alive()));
+    let gone = || children.iter().all(|child| !child.is_alive());
+    mcr_lab::wait_until(Duration::from_secs(1), "its children have ended", gone).unwrap();
     assert!(socket.exists(), "it had no time to remove it");
     let second = Daemon::start_at(&namespace, &options, &socket);
     second.client().ping().unwrap();

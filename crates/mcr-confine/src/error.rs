@@ -48,6 +48,8 @@ pub enum Step {
     CutBounding,
     /// The other four sets.
     GiveUpCapabilities,
+    /// The signal at the parent's end.
+    DieWithParent,
     /// no_new_privs.
     RefusePrivileges,
     /// Whether others of the same user may trace and dump the process.
@@ -71,6 +73,7 @@ impl fmt::Display for Step {
             Self::ChangeUser { uid } => write!(f, "change to user {uid}"),
             Self::CutBounding => f.write_str("cut the capability bounding set"),
             Self::GiveUpCapabilities => f.write_str("give up capabilities"),
+            Self::DieWithParent => f.write_str("be ended with the parent"),
             Self::RefusePrivileges => f.write_str("refuse new privileges"),
             Self::ForbidTracing => f.write_str("forbid tracing"),
             Self::Verify => f.write_str("verify the confinement"),

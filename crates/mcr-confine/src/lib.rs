@@ -93,6 +93,7 @@ pub fn confine(policy: &Policy) -> Result<Confined, ConfineError> {
     }
     capabilities::give_up(&[])?;
     status::seal()?;
+    status::die_with_parent()?;
     let ids = status::verify(policy.ids, bounding_empty)?;
     let landlock = landlock::deny_all()?;
     filter::apply(policy.role)?;

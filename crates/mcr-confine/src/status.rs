@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use nix::sys::prctl;
+use nix::sys::{prctl, signal::Signal};
 
 use crate::{
     Ids,
@@ -21,6 +21,12 @@ pub(crate) fn expect_one_thread() -> Result<(), ConfineError> {
 pub(crate) fn seal() -> Result<(), ConfineError> {
     prctl::set_no_new_privs().map_err(ConfineError::at(Step::RefusePrivileges))?;
     prctl::set_dumpable(false).map_err(ConfineError::at(Step::ForbidTracing))
+}
+
+/// Ends this process at once when its parent ends, also while it is stopped and would not notice its channel's end. A change of
+/// user takes this back, so it comes after.
+pub(crate) fn die_with_parent() -> Result<(), ConfineError> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(ConfineError::at(Step::DieWithParent))
 }
 
 /// Makes sure that nothing is left. A kernel may have capabilities that nobody here knows by name; this sees them too.

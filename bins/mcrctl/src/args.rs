@@ -64,7 +64,7 @@ pub(crate) enum Verb {
     },
     /// Have a rule carried by another worker from now on
     #[command(
-        after_help = "Example:\n  mcrctl move studio-video 1\n\nNo datagram is lost: the old worker relays until the new one has the rule."
+        after_help = "Example:\n  mcrctl move studio-video 1\n\nThe old worker relays until the new one has the rule."
     )]
     Move {
         /// Name or id

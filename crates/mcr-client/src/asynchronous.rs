@@ -9,8 +9,9 @@ use std::{
 use mcr_proto::{
     message::RuleRef,
     rpc::{
-        Hello, InterfaceInfo, InterfaceList, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
-        RuleParams, Stats, Version, Welcome, WorkerInfo, WorkerList, method,
+        ConfigLoad, ConfigLoaded, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo, InterfaceList,
+        LogSet, LogShown, MoveParams, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
+        RuleParams, Stats, Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
     },
     rule::RuleSpec,
 };
@@ -106,6 +107,81 @@ impl AsyncClient {
             .map(|list: RuleList| list.rules)
     }
 
+    /// Has a rule carried by another worker; the rule as it stands then.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn rule_move(&mut self, rule: &RuleRef, worker: u16) -> Result<RuleInfo, ClientError> {
+        self.call(method::RULE_MOVE, &MoveParams { rule: rule.clone(), worker }).await
+    }
+
+    /// Switches a rule on or off; the rule as it stands then. One that is off is kept, but has no sockets.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn rule_enable(&mut self, rule: &RuleRef, enabled: bool) -> Result<RuleInfo, ClientError> {
+        let name = if enabled { method::RULE_ENABLE } else { method::RULE_DISABLE };
+        self.call(name, &RuleParams { rule: rule.clone() }).await
+    }
+
+    /// The running configuration.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn config(&mut self) -> Result<ConfigShown, ClientError> {
+        self.call(method::CONFIG_GET, &NoParams {}).await
+    }
+
+    /// Makes a configuration the running one (`replace`), or adds it to that. All of it takes effect, or nothing.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn config_load(&mut self, load: &ConfigLoad) -> Result<ConfigLoaded, ClientError> {
+        self.call(method::CONFIG_LOAD, load).await
+    }
+
+    /// Has the daemon write the running configuration to its startup configuration's file.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn config_save(&mut self) -> Result<ConfigSaved, ClientError> {
+        self.call(method::CONFIG_SAVE, &NoParams {}).await
+    }
+
+    /// The levels of the daemon's log.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn log_levels(&mut self) -> Result<LogShown, ClientError> {
+        self.call(method::LOG_GET, &NoParams {}).await
+    }
+
+    /// Sets the level of the daemon's log, or of one facility.
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn log_set(&mut self, set: &LogSet) -> Result<LogShown, ClientError> {
+        self.call(method::LOG_SET, set).await
+    }
+
+    /// Asks for events from now on; they come by [`AsyncClient::next_event`].
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn subscribe(&mut self, subscribe: &Subscribe) -> Result<Subscribed, ClientError> {
+        self.call(method::EVENT_SUBSCRIBE, subscribe).await
+    }
+
+    /// The next event. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Any [`ClientError`] of the connection; it is of no more use then.
+    pub async fn next_event(&mut self) -> Result<Event, ClientError> {
+        self.session.check_open()?;
+        let outcome = next_event(&mut self.stream, &mut self.session).await;
+        self.session.end(outcome)
+    }
+
     /// Counters and rates of one rule, or of all.
     ///
     /// # Errors
@@ -159,6 +235,21 @@ async fn connect(path: &Path, end: Instant) -> io::Result<UnixStream> {
             return Err(ErrorKind::TimedOut.into());
         }
         sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn next_event(stream: &mut UnixStream, session: &mut Session) -> Result<Event, ClientError> {
+    let mut bytes = vec![0; READ_BYTES];
+    loop {
+        if let Some(event) = session.event()? {
+            return Ok(event);
+        }
+        match stream.read(&mut bytes).await {
+            Ok(0) => return Err(ClientError::Closed),
+            Ok(count) => session.receive(&bytes[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(ClientError::Closed),
+            Err(error) => return Err(ClientError::Io(error)),
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use std::{
 use mcr_proto::{
     message::RuleRef,
     rpc::{
-        Hello, InterfaceInfo, InterfaceList, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
-        RuleParams, Stats, Version, Welcome, WorkerInfo, WorkerList, method,
+        ConfigLoad, ConfigLoaded, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo, InterfaceList,
+        LogSet, LogShown, MoveParams, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
+        RuleParams, Stats, Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
     },
     rule::RuleSpec,
 };
@@ -93,6 +94,81 @@ impl Client {
         self.call(method::RULE_LIST, &OptionalRule { rule: rule.cloned() }).map(|list: RuleList| list.rules)
     }
 
+    /// Has a rule carried by another worker; the rule as it stands then.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn rule_move(&mut self, rule: &RuleRef, worker: u16) -> Result<RuleInfo, ClientError> {
+        self.call(method::RULE_MOVE, &MoveParams { rule: rule.clone(), worker })
+    }
+
+    /// Switches a rule on or off; the rule as it stands then. One that is off is kept, but has no sockets.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn rule_enable(&mut self, rule: &RuleRef, enabled: bool) -> Result<RuleInfo, ClientError> {
+        let name = if enabled { method::RULE_ENABLE } else { method::RULE_DISABLE };
+        self.call(name, &RuleParams { rule: rule.clone() })
+    }
+
+    /// The running configuration.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn config(&mut self) -> Result<ConfigShown, ClientError> {
+        self.call(method::CONFIG_GET, &NoParams {})
+    }
+
+    /// Makes a configuration the running one (`replace`), or adds it to that. All of it takes effect, or nothing.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn config_load(&mut self, load: &ConfigLoad) -> Result<ConfigLoaded, ClientError> {
+        self.call(method::CONFIG_LOAD, load)
+    }
+
+    /// Has the daemon write the running configuration to its startup configuration's file.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn config_save(&mut self) -> Result<ConfigSaved, ClientError> {
+        self.call(method::CONFIG_SAVE, &NoParams {})
+    }
+
+    /// The levels of the daemon's log.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn log_levels(&mut self) -> Result<LogShown, ClientError> {
+        self.call(method::LOG_GET, &NoParams {})
+    }
+
+    /// Sets the level of the daemon's log, or of one facility.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn log_set(&mut self, set: &LogSet) -> Result<LogShown, ClientError> {
+        self.call(method::LOG_SET, set)
+    }
+
+    /// Asks for events from now on; they come by [`Client::next_event`].
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn subscribe(&mut self, subscribe: &Subscribe) -> Result<Subscribed, ClientError> {
+        self.call(method::EVENT_SUBSCRIBE, subscribe)
+    }
+
+    /// The next event, waited for as long as given or for ever; none if none came.
+    ///
+    /// # Errors
+    /// Any [`ClientError`] of the connection; it is of no more use then.
+    pub fn next_event(&mut self, patience: Option<Duration>) -> Result<Option<Event>, ClientError> {
+        self.session.check_open()?;
+        let outcome = next_event(&self.stream, &mut self.session, patience);
+        self.session.end(outcome)
+    }
+
     /// Counters and rates of one rule, or of all.
     ///
     /// # Errors
@@ -163,6 +239,34 @@ fn call<P: Serialize, R: DeserializeOwned>(
     let exchange = Exchange { stream, method, deadline, end: Instant::now() + deadline };
     let outcome = exchange.send(&line).and_then(|()| exchange.receive(session));
     session.end(outcome)
+}
+
+fn next_event(
+    stream: &UnixStream,
+    session: &mut Session,
+    patience: Option<Duration>,
+) -> Result<Option<Event>, ClientError> {
+    let end = patience.map(|patience| Instant::now() + patience);
+    let mut bytes = vec![0; READ_BYTES];
+    loop {
+        if let Some(event) = session.event()? {
+            return Ok(Some(event));
+        }
+        let remaining = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if remaining.is_some_and(|remaining| remaining.is_zero()) {
+            return Ok(None);
+        }
+        stream.set_read_timeout(remaining).map_err(ClientError::Io)?;
+        match { stream }.read(&mut bytes) {
+            Ok(0) => return Err(ClientError::Closed),
+            Ok(count) => session.receive(&bytes[..count]),
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                ErrorKind::ConnectionReset => return Err(ClientError::Closed),
+                _ => return Err(ClientError::Io(error)),
+            },
+        }
+    }
 }
 
 /// One request and its answer, under one deadline.

@@ -2,7 +2,9 @@
 //!
 //! Invariant: an answer is only given to the request whose number it carries; answers to earlier requests are passed over.
 
-use mcr_proto::rpc::{ErrorObject, LINE_BYTES_MAX, RESPONSE_BYTES_MAX};
+use std::collections::VecDeque;
+
+use mcr_proto::rpc::{EVENT, ErrorObject, Event, LINE_BYTES_MAX, RESPONSE_BYTES_MAX};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -15,6 +17,9 @@ pub(crate) struct NoParams {}
 /// What this client calls itself.
 pub(crate) const CLIENT: &str = concat!("mcr-client ", env!("CARGO_PKG_VERSION"));
 
+/// Events that may come while one answer is waited for.
+const EVENTS_MAX: usize = 65_536;
+
 /// Reads of this size, so that a small answer costs one.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 
@@ -24,6 +29,8 @@ pub(crate) struct Session {
     received: Vec<u8>,
     // Bytes of `received` known to hold no newline.
     searched: usize,
+    // Came while an answer was waited for.
+    events: VecDeque<Event>,
     closed: bool,
 }
 
@@ -42,6 +49,12 @@ struct Answer<R> {
     result: Option<R>,
     #[serde(default)]
     error: Option<ErrorObject>,
+}
+
+#[derive(Deserialize)]
+struct Notification {
+    method: String,
+    params: Event,
 }
 
 impl Session {
@@ -73,6 +86,12 @@ impl Session {
             let answer: Answer<R> = match serde_json::from_slice(&line) {
                 Ok(answer) => answer,
                 Err(_) if self.is_earlier(&line) => continue,
+                Err(_) if self.take_event(&line) => {
+                    if self.events.len() > EVENTS_MAX {
+                        return Err(malformed(format!("more than {EVENTS_MAX} events before the answer")));
+                    }
+                    continue;
+                }
                 Err(error) => return Err(malformed(format!("the answer is not understood: {error}"))),
             };
             match answer {
@@ -91,6 +110,34 @@ impl Session {
             return Err(malformed(format!("the answer is longer than {RESPONSE_BYTES_MAX} bytes")));
         }
         Ok(None)
+    }
+
+    /// The next event, if it is there.
+    pub(crate) fn event(&mut self) -> Result<Option<Event>, ClientError> {
+        while self.events.is_empty() {
+            let Some(line) = self.line() else { return Ok(None) };
+            // What is no event answers a request that nobody waits for any more.
+            if !self.take_event(&line) && serde_json::from_slice::<Answer<Value>>(&line).is_err() {
+                let what = "something that is neither an answer nor an event".to_owned();
+                return Err(ClientError::Malformed { method: EVENT.into(), what });
+            }
+        }
+        Ok(self.events.pop_front())
+    }
+
+    fn take_event(&mut self, line: &[u8]) -> bool {
+        match serde_json::from_slice::<Notification>(line) {
+            Ok(Notification { method, params }) if method == EVENT => {
+                self.events.push_back(params);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the connection can be used.
+    pub(crate) fn check_open(&self) -> Result<(), ClientError> {
+        if self.closed { Err(ClientError::Closed) } else { Ok(()) }
     }
 
     /// An exchange begins: until its end is known, nothing says where in a line the connection stands.
@@ -152,6 +199,22 @@ mod tests {
         session.receive(b"{\"id\":1,\"result\":{\"pong\":true}}\n{\"id\":2,\"result\":{\"version\":\"1\",\"protocol\":1}}\n");
         let version = session.answer::<Version>("version").expect("there").expect("whole");
         assert_eq!(version.version, "1");
+    }
+
+    #[test]
+    fn events_between_answers_are_kept_in_order() {
+        let mut session = asked();
+        let event = |seq: u64| {
+            format!(
+                "{{\"jsonrpc\":\"2.0\",\"method\":\"event\",\"params\":{{\"seq\":{seq},\"time_ns\":1,\"kind\":\"worker\",\"what\":\"ready\",\"worker\":0}}}}\n"
+            )
+        };
+        session.receive((event(1) + "{\"id\":1,\"result\":{\"pong\":true}}\n" + &event(2)).as_bytes());
+        assert_eq!(session.answer("ping").expect("there"), Some(Pong { pong: true }));
+        let next = |session: &mut Session| session.event().expect("nothing wrong").map(|event| event.seq);
+        assert_eq!([next(&mut session), next(&mut session), next(&mut session)], [Some(1), Some(2), None]);
+        session.receive(b"junk\n");
+        assert!(session.event().is_err());
     }
 
     #[test]

@@ -101,12 +101,14 @@ pub(crate) async fn serve(
 fn reload(service: &Rc<Service>, file: String, mut fds: Received) {
     let Some(opened) = fds.take(Tag(tag::CONFIG)) else {
         error!("{file}: it came without a descriptor");
+        service.supervisor.tell(&FromControl::Reloaded);
         return;
     };
     let service = Rc::clone(service);
     tokio::task::spawn_local(async move {
         let _turn = service.reloading.lock().await;
         config::reload(&service.supervisor, opened, file).await;
+        service.supervisor.tell(&FromControl::Reloaded);
     });
 }
 

@@ -202,6 +202,8 @@ pub enum FromControl {
     Ready,
     /// The answer to [`ToControl::Ping`].
     Pong,
+    /// The answer to [`ToControl::Reload`], when it is done or has failed.
+    Reloaded,
     /// A client's request, checked and typed.
     Request {
         /// Chosen by control; the reply carries it.

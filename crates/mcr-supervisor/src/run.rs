@@ -87,8 +87,8 @@ struct Supervisor<'a> {
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     retry_at: Option<Instant>,
-    /// The configuration is to be loaded again as soon as control is ready.
-    reload_wanted: bool,
+    /// The configuration is to be loaded again, and control has been told to so often.
+    reload_wanted: Option<u32>,
     saving: bool,
     ready: Option<Box<dyn FnOnce() + 'a>>,
 }
@@ -150,7 +150,7 @@ impl<'a> Supervisor<'a> {
             events,
             sender,
             retry_at: None,
-            reload_wanted: false,
+            reload_wanted: None,
             saving: false,
             ready: Some(ready),
         })
@@ -272,12 +272,11 @@ impl<'a> Supervisor<'a> {
         self.control.heard = Instant::now();
         match what {
             Happened::Said(FromControl::Pong) => {}
+            Happened::Said(FromControl::Reloaded) => self.reload_wanted = None,
             Happened::Said(FromControl::Ready) => {
                 self.control.ready = true;
                 debug!("control ready");
-                if self.reload_wanted {
-                    self.reload();
-                }
+                self.reload_if_wanted();
             }
             Happened::Said(FromControl::Request { seq, request }) => {
                 let Some(request) = self.handle_here(seq, request) else { return };

@@ -12,6 +12,9 @@ use crate::save::write_whole;
 /// Messages of events that may wait for control to read them; what happens meanwhile is gathered.
 const EVENT_MESSAGES_MAX: usize = 4;
 
+/// How often control is given a configuration file that it does not survive.
+const RELOAD_TRIES_MAX: u32 = 2;
+
 impl Supervisor<'_> {
     /// Carries out what is about the daemon itself; gives back what is about its state.
     pub(super) fn handle_here(&mut self, seq: u64, request: Request) -> Option<Request> {
@@ -91,27 +94,41 @@ impl Supervisor<'_> {
 
     /// Has control read the startup configuration again; it comes back as a load. Nothing of it is looked at here.
     pub(super) fn reload(&mut self) {
-        let Some(path) = &self.options.config else {
+        if self.options.config.is_none() {
             warn!("SIGHUP: nothing to load again, mcrd was started without --config");
             return;
-        };
-        let Some(running) = self.control.running.as_ref().filter(|_| self.control.ready) else {
-            self.reload_wanted = true;
+        }
+        self.reload_wanted = Some(0);
+        if self.control.ready {
+            self.reload_if_wanted();
+        } else {
             info!("SIGHUP: the configuration is loaded again when control is there");
-            return;
-        };
-        self.reload_wanted = false;
-        // Not to be kept waiting by a pipe without a writer.
-        let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path);
+        }
+    }
+
+    /// As asked for, or once more if control ended before it had done it.
+    pub(super) fn reload_if_wanted(&mut self) {
+        let Some((tries, path)) = self.reload_wanted.zip(self.options.config.as_ref()) else { return };
+        let Some(running) = &self.control.running else { return };
         let file = path.display().to_string();
-        match opened {
+        if tries >= RELOAD_TRIES_MAX {
+            error!("{file}: control ended {tries} times while it loaded it; the running configuration stays");
+            self.reload_wanted = None;
+            return;
+        }
+        self.reload_wanted = Some(tries + 1);
+        // Not to be kept waiting by a pipe without a writer.
+        match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path) {
             Ok(opened) => {
                 let message = ToControl::Reload { file };
                 if let Err(problem) = running.send(&message, vec![(tag::CONFIG, opened.into())]) {
                     error!("the configuration cannot be handed to control: {problem}");
                 }
             }
-            Err(problem) => error!("{file}: cannot read it: {problem}; the running configuration stays"),
+            Err(problem) => {
+                error!("{file}: cannot read it: {problem}; the running configuration stays");
+                self.reload_wanted = None;
+            }
         }
     }
 

@@ -69,10 +69,6 @@ impl Case {
         }
     }
 
-    pub(crate) fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|case| case.name() == name)
-    }
-
     pub(crate) fn outputs(self) -> u8 {
         if self == Self::FanOut { OUTPUTS_MAX } else { 1 }
     }
@@ -131,7 +127,6 @@ mod tests {
                 case.to_possible_value().map(|value| value.get_name().to_owned()).as_deref(),
                 Some(case.name())
             );
-            assert_eq!(Case::by_name(case.name()), Some(case));
         }
     }
 }

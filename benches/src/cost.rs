@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{case::Case, core::Clock, interrupt, lab::Lab, peer::Relay, record, trial};
+use crate::{case::Case, cores::Clock, interrupt, lab::Lab, peer::Relay, record, trial};
 
 /// Copies a second of all outputs together.
 const COPIES_PER_SECOND: f64 = 50_000.0;

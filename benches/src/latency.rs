@@ -9,7 +9,7 @@ use mcr_proto::endpoint::Endpoint;
 
 use crate::{
     case::{self, Case},
-    core, interrupt,
+    cores, interrupt,
     lab::Lab,
     record,
 };
@@ -94,14 +94,14 @@ fn exchange(
     let receiver = {
         let progress = Arc::clone(&receiving);
         std::thread::spawn(move || -> anyhow::Result<_> {
-            core::pin(core::watcher())?;
+            cores::pin(cores::watcher())?;
             Ok(receiver.run(&progress)?)
         })
     };
     let sender = {
         let progress = Arc::clone(&sending);
         std::thread::spawn(move || -> anyhow::Result<_> {
-            core::pin(core::SENDER)?;
+            cores::pin(cores::SENDER)?;
             Ok(sender.run(&progress)?)
         })
     };

@@ -13,7 +13,7 @@
 mod args;
 mod baseline;
 mod case;
-mod core;
+mod cores;
 mod cost;
 mod interrupt;
 mod lab;

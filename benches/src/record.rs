@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Record {
     /// Where and how it was measured; the first line.
     Setup(Setup),
+    /// How busy the two cores were before a round, with what is not measured.
+    Load { round: u32, percent: f64 },
     /// A peer that could not be measured.
     Absent { case: String, peer: String, reason: String },
     /// One trial at a rate.
@@ -48,6 +50,8 @@ pub(crate) struct Trial {
     pub(crate) seconds: f64,
     pub(crate) copies_expected: u64,
     pub(crate) copies_received: u64,
+    /// Of those received, the ones that came more than 10 ms after the end.
+    pub(crate) copies_late: u64,
     /// At least 99 % of the offered rate was sent.
     pub(crate) reached: bool,
     /// Ended early, because more was lost than may be in the entire trial.

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use crate::{
     args::{Measure, Peers},
     case::Case,
-    core, cost, interrupt,
+    cores, cost, interrupt,
     lab::Lab,
     latency::{self, Listen},
     peer::{Peer, Relay},
@@ -26,11 +26,14 @@ const QUICK: Duration = Duration::from_millis(500);
 const TRIALS_MAX: u32 = 16;
 const TRIALS_MAX_QUICK: u32 = 6;
 
+/// Percent of a core that others may use before it is remarked on.
+pub(crate) const LOAD_MAX: f64 = 5.0;
+
 /// Measures, writes lines, prints tables.
 pub(crate) fn run(args: &Peers) -> anyhow::Result<()> {
     interrupt::arm()?;
-    core::check()?;
-    core::pin(core::watcher())?;
+    cores::check()?;
+    cores::pin(cores::watcher())?;
     let mut bench = Bench::new(args)?;
     let result = bench.rounds();
     // What was measured before a failure is shown all the same.
@@ -94,6 +97,14 @@ impl<'a> Bench<'a> {
     }
 
     fn round(&mut self, round: u32) -> anyhow::Result<()> {
+        let percent = cores::foreign_load()?;
+        if percent > LOAD_MAX {
+            eprintln!(
+                "round {}: other programs use {percent:.0} % of a core; numbers will mean little",
+                round + 1
+            );
+        }
+        self.records.push(Record::Load { round, percent })?;
         for &case in &self.args.cases {
             if self.measures(Measure::Latency, round) && case.has_latency() {
                 self.delay_without_relay(case, round)?;

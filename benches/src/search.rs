@@ -9,6 +9,8 @@ pub(crate) const RESOLUTION_QUICK: f64 = 1.15;
 const STRIDE_UNKNOWN: f64 = 1.5;
 /// The same when the peer's rate is known from a round before.
 const STRIDE_KNOWN: f64 = 1.06;
+/// A sender that has fallen short of a rate this often, and nothing was lost, does not reach it. Fewer times may be noise.
+const SHORTFALLS: u32 = 3;
 /// Below this a relay relays nothing.
 const RATE_MIN: f64 = 1000.0;
 
@@ -42,7 +44,7 @@ pub(crate) struct Search {
     candidate: f64,
     stride: f64,
     resolution: f64,
-    sender_bound: bool,
+    shortfalls: u32,
     trials_left: u32,
 }
 
@@ -55,7 +57,7 @@ impl Search {
             candidate: known.unwrap_or(300_000.0).max(RATE_MIN),
             stride: if known.is_some() { STRIDE_KNOWN } else { STRIDE_UNKNOWN },
             resolution,
-            sender_bound: false,
+            shortfalls: 0,
             trials_left: trials_max,
         }
     }
@@ -63,7 +65,7 @@ impl Search {
     /// The rate to try, in datagrams a second; none when the search is over.
     pub(crate) fn next(&self) -> Option<f64> {
         let close = |low: f64, high: f64| high <= low * self.resolution;
-        let over = self.sender_bound
+        let over = self.shortfalls == SHORTFALLS
             || self.trials_left == 0
             || self.candidate < RATE_MIN
             || matches!((self.passed, self.failed), (Some(low), Some(high)) if close(low, high));
@@ -77,10 +79,15 @@ impl Search {
         let tried = if outcome.reached { self.candidate } else { outcome.sent_pps };
         if outcome.passed {
             self.passed = Some(self.passed.map_or(tried, |passed| passed.max(tried)));
-            self.sender_bound = !outcome.reached;
+            if !outcome.reached {
+                // Nothing is known of the candidate yet: it stays.
+                self.shortfalls += 1;
+                return;
+            }
         } else {
             self.failed = Some(self.failed.map_or(tried, |failed| failed.min(tried)));
         }
+        self.shortfalls = 0;
         self.candidate = match (self.passed, self.failed) {
             (Some(low), Some(high)) => (low * high).sqrt(),
             (Some(low), None) => low * self.stride,
@@ -100,7 +107,7 @@ impl Search {
     }
 
     pub(crate) fn found(&self) -> Found {
-        Found { rate_pps: self.passed.unwrap_or(0.0), sender_bound: self.sender_bound }
+        Found { rate_pps: self.passed.unwrap_or(0.0), sender_bound: self.shortfalls > 0 }
     }
 }
 
@@ -149,6 +156,18 @@ mod tests {
     fn a_relay_faster_than_the_sender_is_said_to_be_sender_bound() {
         let (found, _) = run(Search::new(None, RESOLUTION, 30), 2_000_000.0, 1_100_000.0);
         assert_eq!(found, Found { rate_pps: 1_100_000.0, sender_bound: true });
+    }
+
+    #[test]
+    fn a_sender_that_falls_short_once_is_asked_again() {
+        let mut search = Search::new(None, RESOLUTION, 30);
+        let rate = search.next().unwrap();
+        let short = Outcome { passed: true, sent_pps: rate / 2.0, reached: false, received_pps: rate / 2.0 };
+        search.record(short);
+        assert_eq!(search.next(), Some(rate));
+        search.record(Outcome { passed: true, sent_pps: rate, reached: true, received_pps: rate });
+        assert!(search.next().unwrap() > rate);
+        assert_eq!(search.found(), Found { rate_pps: rate, sender_bound: false });
     }
 
     #[test]

@@ -1,28 +1,52 @@
-//! A sender that is faster than what it measures: no stamps, no checksums, no wait but by spinning on a core of its own.
+//! A sender that is faster than what it measures: frames made beforehand and handed to the interface by a packet socket, no
+//! stamps, no wait but by spinning on a core of its own.
+//!
+//! To the relay they look like those of a UDP socket on a host whose network card computes checksums and cuts superframes: the
+//! virtio-net header in front of each says so (PACKET_VNET_HDR in packet(7)).
 
 use std::{
     io::IoSlice,
-    net::{SocketAddrV4, UdpSocket},
-    os::fd::AsRawFd as _,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
+use mcr_lab::Namespace;
+use mcr_parse::{
+    Tags, UdpChecksum,
+    build::{ETHER_TYPE_IPV4, Ipv4Udp, ethernet, ipv4_udp},
+    checksum::Parts,
+    multicast_mac,
+};
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt},
+    sys::socket::{MsgFlags, MultiHeaders, sendmmsg, setsockopt, sockopt},
 };
 
-use crate::{case::Case, core};
+use crate::{case::Case, cores, sys};
 
 /// Messages that one system call hands over when the schedule is behind.
 const BATCH_MAX: usize = 32;
+/// Messages go in bursts of what is due in this time: a source on a busy machine sends no more evenly, and a sender that
+/// woke the other core for each datagram would be slower than some relays.
+const BURST_SECONDS: f64 = 50e-6;
 /// A superframe holds at most this many bytes, and datagrams (UDP_MAX_SEGMENTS before Linux 6.9).
 const SUPERFRAME_BYTES_MAX: usize = 65_000;
 const SUPERFRAME_DATAGRAMS_MAX: usize = 64;
-/// The address of `src0`.
-const SOURCE: &str = "10.1.0.1:0";
+const SOURCE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 5000);
+const IFNAME: &str = "src0";
+
+// linux/virtio_net.h
+const VNET_BYTES: usize = 10;
+const NEEDS_CSUM: u8 = 1;
+const GSO_UDP_L4: u8 = 5;
+const ETHERNET_BYTES: usize = 14;
+const IPV4_BYTES: usize = 20;
+const HEAD_BYTES: usize = VNET_BYTES + ETHERNET_BYTES + IPV4_BYTES + 8;
+/// Of the checksum in a UDP header.
+const CHECKSUM_OFFSET: u16 = 6;
 
 /// How the run is seen, and ended, from outside.
 #[derive(Debug, Default)]
@@ -40,12 +64,20 @@ pub(crate) struct Sent {
 }
 
 /// Sends the streams of a case in turn at `rate_pps` for `duration`, or less if it falls behind. Runs in the calling thread,
-/// which must be in the source's namespace and is pinned to the sender's core.
-pub(crate) fn run(case: Case, rate_pps: f64, duration: Duration, watch: &Watch) -> anyhow::Result<Sent> {
-    core::pin(core::SENDER)?;
-    let mut sender = Sender::open(case)?;
+/// which is pinned to the sender's core.
+pub(crate) fn run(
+    socket: OwnedFd,
+    mac: [u8; 6],
+    case: Case,
+    rate_pps: f64,
+    duration: Duration,
+    watch: &Watch,
+) -> anyhow::Result<Sent> {
+    cores::pin(cores::SENDER)?;
+    let mut sender = Sender::new(socket, mac, case)?;
     let messages = (rate_pps * duration.as_secs_f64() / sender.per_message as f64).ceil() as u64;
     let messages_pps = rate_pps / sender.per_message as f64;
+    let burst = ((messages_pps * BURST_SECONDS) as u64).clamp(1, BATCH_MAX as u64);
     let started = Instant::now();
     let mut done = 0;
     while done < messages && !watch.stop.load(Relaxed) {
@@ -54,7 +86,7 @@ pub(crate) fn run(case: Case, rate_pps: f64, duration: Duration, watch: &Watch) 
             break;
         }
         let due = ((elapsed.as_secs_f64() * messages_pps) as u64 + 1).min(messages);
-        if due <= done {
+        if due < messages.min(done + burst) {
             std::hint::spin_loop();
             continue;
         }
@@ -74,67 +106,86 @@ fn per_message(case: Case) -> usize {
     }
 }
 
+/// A packet socket that sends by the source's interface, and that interface's address.
+pub(crate) fn open(source: &Namespace) -> anyhow::Result<(OwnedFd, [u8; 6])> {
+    let link = source.link(IFNAME)?;
+    let socket =
+        source.try_enter(|| sys::packet_sender(link.index))?.context("cannot open a packet socket")?;
+    setsockopt(&socket, sockopt::SndBufForce, &(8 << 20))?;
+    let set =
+        |name, value: i32| sys::set_option(socket.as_fd(), libc::SOL_PACKET, name, &value.to_ne_bytes());
+    set(libc::PACKET_VNET_HDR, 1).context("cannot send superframes by a packet socket")?;
+    set(libc::PACKET_QDISC_BYPASS, 1).context("cannot bypass the queue of the interface")?;
+    Ok((socket, link.mac.context("the source's interface has no address")?))
+}
+
 struct Sender {
-    socket: UdpSocket,
+    socket: OwnedFd,
     per_message: usize,
     payload: Vec<u8>,
-    /// One for each stream, then those of the next turn, so that a batch from any stream on is in one row. None of them where
-    /// the socket is connected, which saves the kernel a look-up for each datagram.
-    addresses: Vec<Option<SockaddrIn>>,
-    streams: usize,
-    headers: MultiHeaders<SockaddrIn>,
+    heads: Vec<[u8; HEAD_BYTES]>,
+    headers: MultiHeaders<()>,
 }
 
 impl Sender {
-    fn open(case: Case) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind(SOURCE).context("cannot open the sender's socket")?;
-        setsockopt(&socket, sockopt::SndBufForce, &(8 << 20))?;
-        socket.set_multicast_ttl_v4(16)?;
-        socket.set_multicast_loop_v4(false)?;
-        let groups: Vec<SocketAddrV4> = case.inputs();
+    fn new(socket: OwnedFd, mac: [u8; 6], case: Case) -> anyhow::Result<Self> {
         let per_message = per_message(case);
-        if per_message > 1 {
-            setsockopt(&socket, sockopt::UdpGsoSegment, &(case.payload_bytes() as i32))?;
-        }
-        let mut addresses = vec![None; BATCH_MAX];
-        if let [group] = groups[..] {
-            socket.connect(group).context("cannot connect the sender's socket")?;
-        } else {
-            addresses = groups
-                .iter()
-                .cycle()
-                .take(groups.len() + BATCH_MAX)
-                .map(|&group| Some(group.into()))
-                .collect();
-        }
-        Ok(Self {
-            socket,
-            per_message,
-            payload: vec![0; per_message * case.payload_bytes()],
-            addresses,
-            streams: groups.len(),
-            headers: MultiHeaders::preallocate(BATCH_MAX, None),
-        })
+        let payload = vec![0; per_message * case.payload_bytes()];
+        let segment_bytes = (per_message > 1).then_some(case.payload_bytes() as u16);
+        let head = |group| head(mac, group, &payload, segment_bytes);
+        let heads = case.inputs().into_iter().map(head).collect::<anyhow::Result<_>>()?;
+        Ok(Self { socket, per_message, payload, heads, headers: MultiHeaders::preallocate(BATCH_MAX, None) })
     }
 
-    /// Hands over at most `messages`, of which the first is number `first` of all; says how many were taken.
+    /// Hands over at most `messages`, of which the first is number `first` of all; says how many are done with.
     fn send(&mut self, first: u64, messages: usize) -> anyhow::Result<u64> {
         let messages = messages.min(if self.per_message > 1 { 1 } else { BATCH_MAX });
-        let at = (first % self.streams as u64) as usize;
-        let slices = [[IoSlice::new(&self.payload)]; BATCH_MAX];
-        let to = &self.addresses[at..at + messages];
-        let taken = sendmmsg(self.socket.as_raw_fd(), &mut self.headers, &slices, to, [], MsgFlags::empty());
-        match taken {
-            Ok(taken) => Ok(taken.count() as u64),
-            // The relay refuses nothing and has time to catch up: trying again is what offering a rate means.
-            Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOBUFS | Errno::ECONNREFUSED) => Ok(0),
+        let streams = self.heads.len();
+        let first = (first % streams as u64) as usize;
+        let slices: [[IoSlice<'_>; 2]; BATCH_MAX] = std::array::from_fn(|at| {
+            [IoSlice::new(&self.heads[(first + at) % streams]), IoSlice::new(&self.payload)]
+        });
+        let to = &[None; BATCH_MAX][..messages];
+        match sendmmsg(self.socket.as_raw_fd(), &mut self.headers, &slices, to, [], MsgFlags::empty()) {
+            // The call stops at a message that the relay's core had no room for: sent, and lost.
+            Ok(taken) => Ok((taken.count() + 1).min(messages) as u64),
+            Err(Errno::ENOBUFS) => Ok(1),
+            Err(Errno::EINTR | Errno::EAGAIN) => Ok(0),
             Err(errno) => Err(errno).context("cannot send"),
         }
     }
 }
 
+/// What goes before a payload: virtio-net, Ethernet, IPv4 and UDP headers.
+fn head(
+    mac: [u8; 6],
+    to: SocketAddrV4,
+    payload: &[u8],
+    segment_bytes: Option<u16>,
+) -> anyhow::Result<[u8; HEAD_BYTES]> {
+    let mut head = [0; HEAD_BYTES];
+    let (vnet, frame) = head.split_at_mut(VNET_BYTES);
+    let udp_at = (ETHERNET_BYTES + IPV4_BYTES) as u16;
+    vnet[0] = NEEDS_CSUM;
+    vnet[1] = if segment_bytes.is_some() { GSO_UDP_L4 } else { 0 };
+    let header_bytes = frame.len() as u16;
+    for (field, value) in
+        [(2, header_bytes), (4, segment_bytes.unwrap_or(0)), (6, udp_at), (8, CHECKSUM_OFFSET)]
+    {
+        vnet[field..field + 2].copy_from_slice(&value.to_ne_bytes());
+    }
+    let group = multicast_mac((*to.ip()).into()).context("a stream goes to a group")?;
+    let at = ethernet(frame, group, mac, &Tags::default(), ETHER_TYPE_IPV4)?;
+    // As UDP sockets do: the kernel refuses to route a superframe that must not be cut.
+    let fields = Ipv4Udp { dont_fragment: segment_bytes.is_none(), ..Ipv4Udp::new(SOURCE, to) };
+    ipv4_udp(&mut frame[at..], &fields, Parts::of(&[payload]), UdpChecksum::Partial)?;
+    Ok(head)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     #[test]
@@ -142,5 +193,24 @@ mod tests {
         let datagrams = per_message(Case::Superframes);
         assert!(datagrams > 40 && datagrams * 1400 <= 65_507);
         assert_eq!(per_message(Case::Streams50), 1);
+    }
+
+    #[test]
+    fn what_is_sent_arrives_at_a_socket_with_its_boundaries_and_a_checksum_that_holds() {
+        let Some(()) = mcr_lab::require::netns() else { return };
+        let line = mcr_lab::Line::new().unwrap();
+        for case in [Case::Small, Case::Superframes] {
+            let receiver = line.relay.enter(|| UdpSocket::bind(case.inputs()[0])).unwrap();
+            receiver.join_multicast_v4(case.inputs()[0].ip(), &Ipv4Addr::new(10, 1, 0, 2)).unwrap();
+            receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let (socket, mac) = open(&line.source).unwrap();
+            let mut sender = Sender::new(socket, mac, case).unwrap();
+            assert_eq!(sender.send(0, 1).unwrap(), 1);
+            let mut bytes = [0; 2048];
+            for _ in 0..sender.per_message {
+                let (length, from) = receiver.recv_from(&mut bytes).unwrap();
+                assert_eq!((length, from), (case.payload_bytes(), SOURCE.into()));
+            }
+        }
     }
 }

@@ -1,17 +1,20 @@
-//! The two system calls that have no safe wrapper: signal handlers, and socket options of multicast routing. The only
-//! unsafe code of the program.
+//! System calls that have no safe wrapper: signal handlers, socket options that are C structures, the address of a packet
+//! socket. The only unsafe code of the program.
 
 #![allow(unsafe_code)]
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use nix::{
     errno::Errno,
-    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+    sys::{
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        socket::{AddressFamily, SockFlag, SockType, socket},
+    },
 };
 
 /// Set by SIGINT, SIGTERM and SIGHUP once [`catch`] was called.
@@ -36,4 +39,24 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]
     // keeps no reference to it; `fd` is open, as BorrowedFd demands. An option the bytes do not fit is refused.
     let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), bytes) };
     Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
+/// A packet socket that sends by an interface and receives nothing (protocol 0, packet(7)).
+pub(crate) fn packet_sender(ifindex: u32) -> io::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: i32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let bytes = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` is a whole sockaddr_ll of `bytes` bytes, and the kernel reads no more than those and keeps no
+    // reference to it; `fd` is open, for it is owned here.
+    let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), bytes) };
+    Errno::result(result)?;
+    Ok(fd)
 }

@@ -7,6 +7,7 @@ use crate::{
     latency::{HALF, NO_RELAY, RATES},
     peer::Peer,
     record::{self, Cost, Latency, Rate, Record, Setup},
+    run::LOAD_MAX,
     statistics::{Summary, ratios},
 };
 
@@ -23,6 +24,7 @@ pub(crate) fn of(records: &[Record]) -> String {
             text.push_str(&head(setup));
         }
     }
+    text.push_str(&loads(records));
     for case in Case::ALL {
         text.push_str(&rates(records, case));
     }
@@ -36,6 +38,20 @@ fn head(setup: &Setup) -> String {
     let Setup { version, kernel, processor, cores, trial_ms, quick } = setup;
     let quick = if *quick { " **A quick run: these are no numbers to quote.**" } else { "" };
     format!("MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial.{quick}\n")
+}
+
+/// Says so if the machine was not left alone.
+fn loads(records: &[Record]) -> String {
+    let load = |record: &Record| match record {
+        Record::Load { percent, .. } => Some(*percent),
+        _ => None,
+    };
+    match Summary::of(records.iter().filter_map(load)) {
+        Some(Summary { max, .. }) if max > LOAD_MAX => {
+            format!("**Other programs used up to {max:.0} % of a core: the numbers mean little.**\n")
+        }
+        _ => String::new(),
+    }
 }
 
 /// What was measured of one peer in one case.
@@ -84,7 +100,11 @@ fn rates(records: &[Record], case: Case) -> String {
          |---|--:|--:|--:|--:|--:|--:|--:|\n",
         case.title()
     );
+    let mut notes = String::new();
     for (peer, row) in rows {
+        if let (Some(reason), false) = (row.absent, row.rates.is_empty()) {
+            let _ = writeln!(notes, "\n{} failed after {} rounds: {reason}", peer.title(), row.rates.len());
+        }
         let cells = match Summary::of(row.rates.iter().map(|(_, rate)| *rate)) {
             None if row.costs.is_empty() => {
                 format!("not measured: {} | | | | | | ", plain(row.absent.unwrap_or("no reason given")))
@@ -100,7 +120,7 @@ fn rates(records: &[Record], case: Case) -> String {
         };
         let _ = writeln!(text, "| {} | {cells} |", peer.title());
     }
-    text
+    text + &notes
 }
 
 fn rate_cells(summary: &Summary, sender_bound: bool) -> String {
@@ -279,6 +299,15 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_fails_in_a_later_round_keeps_its_row_and_gets_a_note() {
+        let absent =
+            Record::Absent { case: "1x1-1400".into(), peer: "socat".into(), reason: "it has ended".into() };
+        let text = of(&[rate("socat", 0, 87_000.0, false), absent]);
+        assert!(text.contains("| socat | 87 |"), "{text}");
+        assert!(text.ends_with("\nsocat failed after 1 rounds: it has ended\n"), "{text}");
+    }
+
+    #[test]
     fn a_cost_at_a_rate_that_was_not_carried_is_left_out() {
         let text = of(&[rate("socat", 0, 40_000.0, false), cost("socat", 800, 9999.0)]);
         assert!(text.contains("| socat | 40 | 40 | 40-40 | - | - | - | 1 |"), "{text}");
@@ -294,6 +323,13 @@ mod tests {
         let text = of(&records);
         assert!(text.contains("| no relay | 20 / 40 / 60 | - | - |\n"), "{text}");
         assert!(text.contains("| 35 / 70 / 105 (+15) | - | 50 / 100 / 150, 10.0 % lost |\n"), "{text}");
+    }
+
+    #[test]
+    fn a_machine_that_was_not_left_alone_is_told_of() {
+        assert_eq!(of(&[Record::Load { round: 0, percent: 4.0 }]), "");
+        let text = of(&[Record::Load { round: 0, percent: 1.0 }, Record::Load { round: 1, percent: 61.2 }]);
+        assert!(text.contains("up to 61 % of a core"), "{text}");
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub use source::Source;
 
 use std::time::Duration;
 
+use mcr_gen::Progress;
+
 /// How long anything may take before a test fails. Nothing waits this long unless something is wrong.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,5 +40,15 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     if let Err(error) = mcr_lab::wait_until(PATIENCE, what, condition) {
         panic!("{error}");
+    }
+}
+
+/// Ends a run when dropped, so that a test that fails while threads send or receive does not wait for them for ever.
+#[derive(Debug)]
+pub struct StopOnDrop<'a>(pub &'a Progress);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }

@@ -3,7 +3,11 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use mcr_lab::Namespace;
-use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::socket::{SetSockOpt, setsockopt, sockopt},
+    unistd::Pid,
+};
 
 /// A socket that sends to one place.
 #[derive(Debug)]
@@ -66,10 +70,12 @@ impl Source {
     /// # Panics
     /// If the kernel refuses one.
     pub fn send(&self, payloads: &[Vec<u8>]) {
-        for payload in payloads {
-            let sent = self.socket.send_to(payload, self.to);
-            assert_eq!(sent.unwrap_or_else(|error| panic!("{}: {error}", self.to)), payload.len());
-        }
+        on_one_core(|| {
+            for payload in payloads {
+                let sent = self.socket.send_to(payload, self.to);
+                assert_eq!(sent.unwrap_or_else(|error| panic!("{}: {error}", self.to)), payload.len());
+            }
+        });
     }
 
     /// Sends payloads in one superframe; all but the last must be of one size, and the last no larger.
@@ -87,6 +93,24 @@ impl Source {
         setsockopt(&self.socket, option, value)
             .unwrap_or_else(|errno| panic!("cannot set an option: {errno}"));
     }
+}
+
+/// Runs what sends on one core, the same for all. A veth device queues at the receiver's side by the sender's core, so a
+/// thread that is moved to another core in the middle can overtake itself: an order that no relay could keep.
+///
+/// # Panics
+/// If the kernel does not say, or refuses, where the thread may run.
+pub fn on_one_core<T>(send: impl FnOnce() -> T) -> T {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this).expect("a thread may ask");
+    let first = (0..CpuSet::count()).find(|core| before.is_set(*core).is_ok_and(|set| set));
+    let mut one = CpuSet::new();
+    one.set(first.expect("a thread has a core")).expect("it is one of the set");
+    sched_setaffinity(this, &one).expect("a thread may run where it could before");
+    let result = send();
+    // Daemons that this thread starts must get all cores.
+    sched_setaffinity(this, &before).expect("a thread may run where it could before");
+    result
 }
 
 /// Payloads of the given sizes, no two (but empty ones) alike: `seed` tells those of one test from those of another.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU64, thread};
 
-use mcr_e2e::{Bed, Sink, Source, in_every_cell, in_packet_cells, in_udp_cells, law, source};
+use mcr_e2e::{Bed, Sink, Source, StopOnDrop, in_every_cell, in_packet_cells, in_udp_cells, law, source};
 use mcr_gen::{Progress, Receiver, RecvOptions, SendOptions, Sender, Stop};
 use mcr_lab::{Namespace, veth};
 use mcr_proto::{message::RuleState, rpc::rule_ref, rule::Datapath};
@@ -56,10 +56,11 @@ in_every_cell! {
         let sender = bed.line.source.enter(|| Sender::open(&options)).unwrap();
         let progress: Vec<_> = receivers.iter().map(|_| Progress::new()).collect();
         thread::scope(|scope| {
+            let _stop: Vec<_> = progress.iter().map(StopOnDrop).collect();
             let receivers = receivers.into_iter().zip(&progress);
             let threads: Vec<_> =
                 receivers.map(|(receiver, progress)| scope.spawn(|| receiver.run(progress).unwrap())).collect();
-            let sent = sender.run(&Progress::new()).unwrap();
+            let sent = source::on_one_core(|| sender.run(&Progress::new()).unwrap());
             bed.at_rest();
             progress.iter().for_each(Progress::stop);
             for thread in threads {

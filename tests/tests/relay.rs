@@ -5,12 +5,11 @@ use std::{
     io::ErrorKind,
     net::UdpSocket,
     num::NonZeroU64,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
-use mcr_e2e::{Bed, Cell, Daemon, Sink, Source, in_every_cell, law, source};
+use mcr_e2e::{Bed, Cell, Daemon, Sink, Source, StopOnDrop, in_every_cell, law, source};
 use mcr_gen::{Progress, Receiver, RecvOptions, SendOptions, Sender, Stop, payload};
 use mcr_lab::Chain;
 
@@ -164,8 +163,9 @@ in_every_cell! {
         let sender = bed.line.source.enter(|| Sender::open(&options)).unwrap();
         let (sending, receiving) = (Progress::new(), Progress::new());
         let (sent, received, changes) = thread::scope(|scope| {
+            let _stop = (StopOnDrop(&sending), StopOnDrop(&receiving));
             let received = scope.spawn(|| receiver.run(&receiving).unwrap());
-            let sent = scope.spawn(|| sender.run(&sending).unwrap());
+            let sent = scope.spawn(|| source::on_one_core(|| sender.run(&sending).unwrap()));
             let mut changes = 0;
             while !sent.is_finished() {
                 // Of its own group, of its own output, of its own input: all that an implementation could share.
@@ -197,13 +197,14 @@ in_every_cell! {
                 bed.sink(0, &format!("239.2.2.{stream}:6000@dst0"))
             })
             .collect();
-        let over = AtomicBool::new(false);
+        let over = Progress::new();
         thread::scope(|scope| {
+            let _stop = StopOnDrop(&over);
             let receiving = scope.spawn(|| receive_streams(sinks, &over));
-            send_streams(&bed);
+            source::on_one_core(|| send_streams(&bed));
             // What is at rest at the relay is in the sinks' buffers.
             bed.at_rest();
-            over.store(true, Relaxed);
+            over.stop();
             assert_eq!(receiving.join().unwrap(), vec![PER_STREAM; STREAMS]);
         });
         let stats = bed.finish();
@@ -241,13 +242,13 @@ fn send_streams(bed: &Bed) {
 }
 
 /// Takes what comes until told that nothing more will. Each sink must get its own stream, in order and without a gap.
-fn receive_streams(sinks: Vec<Sink>, over: &AtomicBool) -> Vec<u64> {
+fn receive_streams(sinks: Vec<Sink>, over: &Progress) -> Vec<u64> {
     let sockets: Vec<_> = sinks.into_iter().map(Sink::into_socket).collect();
     sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
     let mut counts = vec![0; sockets.len()];
     let mut bytes = vec![0; 65_536];
     loop {
-        let last = over.load(Relaxed);
+        let last = over.is_stopped();
         for (stream, (socket, count)) in sockets.iter().zip(&mut counts).enumerate() {
             loop {
                 let length = match socket.recv(&mut bytes) {

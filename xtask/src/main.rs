@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
+mod bench;
 mod fuzz;
 mod layers;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -21,6 +22,13 @@ struct Args {
 enum Command {
     /// Check that each crate imports only crates of a lower floor, and that unsafe code is only where it may be
     Layers,
+    /// Compare MCR with other ways to relay UDP, or make tables of results: `cargo xtask bench --help`
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the benchmark is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
     /// Run fuzz targets, all of them or one (needs a nightly toolchain and cargo-fuzz)
     Fuzz {
         /// Target to run; all, one after another, without it
@@ -35,6 +43,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Layers => layers::run(),
+        Command::Bench { args } => bench::run(&args),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };
     match result {

@@ -12,7 +12,7 @@ use mcr_lab::{Line, Namespace};
 
 pub(crate) use drop_all::DropAll;
 
-use crate::{case, core};
+use crate::{case, cores};
 
 /// Frames that may wait for the relay's core, far above what a burst of the sender is.
 const BACKLOG_FRAMES: u32 = 30_000;
@@ -30,7 +30,7 @@ impl Lab {
         let backlog = Backlog::raise()?;
         let line = Line::with_outputs(case::OUTPUTS_MAX)?;
         line.pin_neighbours()?;
-        steering::to_core(&line.relay, "in0", core::RELAY)?;
+        steering::to_core(&line.relay, "in0", cores::RELAY)?;
         for output in 0..case::OUTPUTS_MAX {
             offload::no_udp_segmentation(&line.relay, &output_name(output))?;
         }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::process::Process;
 use crate::{
     case::{self, Case},
-    core,
+    cores,
     lab::{Lab, output_name},
 };
 
@@ -39,7 +39,7 @@ pub(super) fn start(
         add(&mut client, case, stream, datapath)?;
     }
     // A worker pins itself to a core of those it was started with; this makes sure of all threads there are.
-    core::confine(process.id())?;
+    cores::confine(process.id())?;
     Ok(process)
 }
 

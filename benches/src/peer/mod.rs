@@ -67,10 +67,6 @@ impl Peer {
         }
     }
 
-    pub(crate) fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|peer| peer.name() == name)
-    }
-
     /// Starts it for a case. It may need a moment before it relays. An error says why it cannot be measured.
     pub(crate) fn start(self, lab: &Lab, case: Case, bin_dir: &Path) -> anyhow::Result<Relay> {
         let mcrd = |datapath, io| mcrd::start(lab, case, bin_dir, datapath, io).map(Relay::process);
@@ -158,7 +154,6 @@ mod tests {
                 peer.to_possible_value().map(|value| value.get_name().to_owned()).as_deref(),
                 Some(peer.name())
             );
-            assert_eq!(Peer::by_name(peer.name()), Some(peer));
         }
     }
 }

@@ -16,7 +16,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::core;
+use crate::cores;
 
 /// How long a program may take to end after it was asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ impl Process {
             Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log = File::create(log_path(&directory)).context("cannot write to a temporary directory")?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = match core::on_relay_core(|| command.spawn())? {
+        let child = match cores::on_relay_core(|| command.spawn())? {
             Ok(child) => child,
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("{name} is not installed"),
             Err(error) => bail!("cannot start {name}: {error}"),

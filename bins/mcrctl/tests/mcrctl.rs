@@ -329,3 +329,102 @@ fn a_full_disk_is_an_error() {
     assert_eq!(run.code, Some(1));
     assert!(run.err.starts_with("mcrctl: standard output: "), "{}", run.err);
 }
+
+/// A daemon whose running rules are these, started with a configuration file that has those.
+fn configured(startup: &str, running: &str) -> (Daemon, tempfile::TempDir, PathBuf) {
+    let config = mcr_proto::config::parse(running, "running").expect("good");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("mcr.toml");
+    std::fs::write(&path, startup).expect("writable");
+    let shown = path.clone();
+    let daemon = Daemon::new(move |request| match request.method.as_str() {
+        "config.get" => Ok(json!({
+            "config": config, "toml": mcr_proto::config::to_toml(&config), "path": shown.display().to_string(),
+        })),
+        "config.save" => Ok(json!({"path": shown.display().to_string(), "rules": 2})),
+        "config.load" => {
+            assert!(request.params["text"].as_str().is_some_and(|text| text.contains("[[rule]]")));
+            let changed = if request.params["replace"] == true { 1 } else { 0 };
+            Ok(
+                json!({"added": 2, "changed": changed, "removed": 0, "unchanged": 5, "warnings": ["workers: later"]}),
+            )
+        }
+        other => panic!("{other} is not expected"),
+    });
+    (daemon, directory, path)
+}
+
+fn toml(name: &str, output: &str) -> String {
+    format!("[[rule]]\nname = \"{name}\"\ninput = \"239.1.1.1:5000@eth0\"\noutputs = [\"{output}\"]\n")
+}
+
+#[test]
+fn load_and_save_say_what_was_done_and_warnings_go_beside() {
+    let (daemon, _directory, path) = configured(&toml("a", "10.0.0.1:1"), &toml("a", "10.0.0.1:1"));
+    let file = path.to_str().expect("text");
+    let run = daemon.run(&["load", file]);
+    assert_eq!((run.code, run.out.as_str()), (Some(0), "2 added, 0 changed, 0 removed, 5 unchanged\n"));
+    assert_eq!(run.err, "mcrctl: warning: workers: later\n");
+    assert!(daemon.run(&["load", file, "--replace"]).out.contains("1 changed"));
+    assert_eq!(daemon.run(&["save"]).out, format!("{file}: 2 rules saved\n"));
+    assert_eq!(daemon.run(&["save", "--stdout"]).out, toml("a", "10.0.0.1:1"));
+    std::fs::write(&path, "x = 1\n").expect("writable");
+    daemon.run(&["load", file]).failed(2, "mcr.toml:1: key `x`");
+    run_without_daemon(&["check", file]).failed(2, "mcr.toml:1: key `x`");
+    run_without_daemon(&["check", "/no/such/file"]).failed(2, "/no/such/file: cannot read it");
+}
+
+fn run_without_daemon(arguments: &[&str]) -> Run {
+    run(Path::new("/no/such/socket"), arguments)
+}
+
+#[test]
+fn the_difference_is_a_line_for_each_rule() {
+    let startup = toml("same", "10.0.0.1:1") + &toml("gone", "10.0.0.1:2") + &toml("other", "10.0.0.1:3");
+    let running = toml("same", "10.0.0.1:1") + &toml("other", "10.0.0.1:4") + &toml("new", "10.0.0.1:5");
+    let (daemon, _directory, _) = configured(&startup, &running);
+    let run = daemon.run(&["show", "--diff"]);
+    let want = "- gone: 239.1.1.1:5000@eth0 -> 10.0.0.1:2\n~ other: -10.0.0.1:3, +10.0.0.1:4\n+ new: 239.1.1.1:5000@eth0 -> 10.0.0.1:5\n";
+    assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (Some(0), want, ""));
+    let json: Value = serde_json::from_str(&daemon.run(&["--json", "show", "--diff"]).out).expect("JSON");
+    assert_eq!(
+        (&json["running_only"][0]["name"], &json["startup_only"][0]["name"]),
+        (&json!("new"), &json!("gone"))
+    );
+    assert_eq!(json["changed"][0]["running"]["outputs"], json!(["10.0.0.1:4"]));
+    let (daemon, _directory, path) = configured(&startup, &startup);
+    let run = daemon.run(&["show", "--diff"]);
+    assert_eq!((run.code, run.out.as_str()), (Some(0), ""));
+    assert!(run.err.contains(path.to_str().expect("text")), "{}", run.err);
+}
+
+#[test]
+fn levels_of_the_log_are_shown_and_what_is_none_is_told_without_a_daemon() {
+    let daemon = Daemon::new(|request| {
+        let level = if request.method == "log.set" { request.params["level"].clone() } else { json!("info") };
+        Ok(json!({"levels": {"rules": level, "worker": "warn"}}))
+    });
+    assert_eq!(daemon.run(&["log-level"]).out, "worker     warn\nrules      info\n");
+    assert_eq!(daemon.run(&["log-level", "debug", "--facility", "rules"]).out, "rules      debug\n");
+    run_without_daemon(&["log-level", "loud"]).failed(2, "`loud` is no level");
+    run_without_daemon(&["log-level", "info", "--facility", "x"]).failed(2, "`x` is no facility");
+}
+
+#[test]
+fn a_rule_that_is_enabled_or_moved_and_not_as_wished_is_explained() {
+    let daemon = Daemon::new(|request| match request.method.as_str() {
+        "rule.move" => Ok(rule(1, "active", None)),
+        "rule.enable" => Ok(rule(1, "paused", Some("interface eth0 is down"))),
+        "rule.disable" => Ok(rule(1, "disabled", None)),
+        other => panic!("{other} is not expected"),
+    });
+    let quiet = |arguments: &[&str]| {
+        let run = daemon.run(arguments);
+        assert_eq!((run.code, run.out.as_str()), (Some(0), ""), "{}", run.err);
+        run.err
+    };
+    assert_eq!(quiet(&["move", "r1", "1"]), "");
+    assert!(quiet(&["move", "r1", "0"]).contains("worker 0 does not run; worker 1 carries r1"));
+    assert!(quiet(&["enable", "r1"]).contains("paused: interface eth0 is down"));
+    assert_eq!(quiet(&["disable", "r1"]), "");
+}

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Daemon, Step, error, rule, welcome};
+use common::{Daemon, Step, error, event, rule, welcome};
 use mcr_client::{AsyncClient, ClientError, Options};
 use mcr_proto::{message::FaultKind, rpc::PROTOCOL};
 use serde_json::json;
@@ -58,4 +58,17 @@ async fn refusals_at_the_door_say_why() {
     assert!(matches!(outcome, Err(ClientError::NotPermitted { .. })));
     let outcome = AsyncClient::connect("/nonexistent/mcrd.sock", Options::default()).await;
     assert!(matches!(outcome, Err(ClientError::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn events_come_after_a_subscription_and_dropping_the_wait_loses_none() {
+    let mut events = common::line(&mcr_proto::rpc::Response::success(2.into(), json!({"kinds": ["worker"]})));
+    events.extend(event(1));
+    let daemon = Daemon::new(vec![welcome(), Step::Raw(events), Step::Raw(event(2))]);
+    let mut client = AsyncClient::connect(&daemon.path, Options::default()).await.expect("a welcome");
+    client.subscribe(&mcr_proto::rpc::Subscribe::default()).await.expect("subscribed");
+    assert_eq!(client.next_event().await.expect("an event").seq, 1);
+    assert!(tokio::time::timeout(Duration::from_millis(20), client.next_event()).await.is_err());
+    // The script's next step waits for a request, and says an event and no answer.
+    assert!(matches!(client.ping().await, Err(ClientError::Closed)));
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::{os::unix::net::UnixListener, time::Duration};
 
-use common::{Daemon, Step, error, rule, welcome};
+use common::{Daemon, Step, error, event, rule, welcome};
 use mcr_client::{Client, ClientError, Options};
 use mcr_proto::{
     message::{FaultKind, RuleRef, RuleState},
@@ -155,4 +155,18 @@ fn a_daemon_that_dies_or_babbles_is_an_error() {
     assert!(matches!(connect(&daemon).ping(), Err(ClientError::Closed)));
     let daemon = Daemon::new(vec![welcome(), Step::Raw(b"\xff\xfe{\n".to_vec())]);
     assert!(matches!(connect(&daemon).ping(), Err(ClientError::Malformed { .. })));
+}
+
+#[test]
+fn events_are_kept_while_an_answer_is_waited_for_and_waited_for_afterwards() {
+    let mut answer = event(1);
+    answer.extend(common::line(&mcr_proto::rpc::Response::success(3.into(), json!({"pong": true}))));
+    answer.extend(event(2));
+    let subscribed = Step::Result(json!({"kinds": ["rule", "interface", "worker"]}));
+    let daemon = Daemon::new(vec![welcome(), subscribed, Step::Raw(answer), Step::Silence]);
+    let mut client = connect(&daemon);
+    client.subscribe(&mcr_proto::rpc::Subscribe::default()).unwrap();
+    client.ping().unwrap();
+    let mut next = || client.next_event(Some(Duration::from_millis(100))).unwrap().map(|event| event.seq);
+    assert_eq!([next(), next(), next()], [Some(1), Some(2), None]);
 }

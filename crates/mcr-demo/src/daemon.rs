@@ -32,7 +32,8 @@ pub(crate) struct Daemon {
 
 /// Starts the daemon and connects to it.
 pub(crate) fn start(stage: &Stage) -> Result<Daemon, DemoError> {
-    let directory = TempDir::with_prefix("mcr-demo-").map_err(|error| DemoError::part("make a directory", error))?;
+    let directory =
+        TempDir::with_prefix("mcr-demo-").map_err(|error| DemoError::part("make a directory", error))?;
     let socket = directory.path().join("mcrd.sock");
     let mut command = match stage.relay() {
         Some(relay) => relay.command("/proc/self/exe"),
@@ -55,7 +56,9 @@ fn connect(process: &mut Child, socket: &PathBuf) -> Result<Client, DemoError> {
     loop {
         match Client::connect(socket, mcr_client::Options::default()) {
             Ok(client) => return Ok(client),
-            Err(error) if started.elapsed() >= PATIENCE => return Err(DemoError::part("connect to mcrd", error)),
+            Err(error) if started.elapsed() >= PATIENCE => {
+                return Err(DemoError::part("connect to mcrd", error));
+            }
             Err(_) => {}
         }
         if let Ok(Some(status)) = process.try_wait() {
@@ -75,7 +78,9 @@ impl Daemon {
                 Ok(added) => {
                     return Err(DemoError::part("add the rule", added.rule.reason.unwrap_or_default()));
                 }
-                Err(error) if started.elapsed() >= PATIENCE => return Err(DemoError::part("add the rule", error)),
+                Err(error) if started.elapsed() >= PATIENCE => {
+                    return Err(DemoError::part("add the rule", error));
+                }
                 Err(_) => {}
             }
         }
@@ -89,7 +94,8 @@ impl Daemon {
 
     /// Stops the daemon, which must end content.
     pub(crate) fn stop(mut self) -> Result<(), DemoError> {
-        let status = end(&mut self.process).ok_or_else(|| DemoError::part("stop mcrd run", "it did not stop in time"))?;
+        let status = end(&mut self.process)
+            .ok_or_else(|| DemoError::part("stop mcrd run", "it did not stop in time"))?;
         if status.success() { Ok(()) } else { Err(DemoError::part("stop mcrd run", status)) }
     }
 }

@@ -125,7 +125,13 @@ pub fn run(options: &Options) -> Result<(), DemoError> {
 /// Tries namespaces in a process of their own: one that failed to get them cannot go back to where it was.
 fn choose(options: &Options) -> Result<(), DemoError> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["demo", "--network", Network::Namespaces.argument(), "--seconds", &options.seconds.to_string()]);
+    command.args([
+        "demo",
+        "--network",
+        Network::Namespaces.argument(),
+        "--seconds",
+        &options.seconds.to_string(),
+    ]);
     if options.json {
         command.arg("--json");
     }

@@ -79,7 +79,8 @@ impl Outcome {
             })
             .collect();
         // The slower output's percentiles: those of both together cannot be had from these.
-        let worst = |of: fn(&Latency) -> f64| outputs.iter().map(|output| of(&output.latency_us)).fold(0.0, f64::max);
+        let worst =
+            |of: fn(&Latency) -> f64| outputs.iter().map(|output| of(&output.latency_us)).fold(0.0, f64::max);
         Self {
             sent: sent.sent,
             relayed: outputs.iter().map(|output| output.received).min().unwrap_or(0),
@@ -101,7 +102,17 @@ impl Outcome {
     pub(crate) fn table(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header(["output", "sent", "relayed", "lost", "twice", "per second", "p50 us", "p99 us", "max us"]);
+        table.set_header([
+            "output",
+            "sent",
+            "relayed",
+            "lost",
+            "twice",
+            "per second",
+            "p50 us",
+            "p99 us",
+            "max us",
+        ]);
         for output in &self.outputs {
             table.add_row([
                 output.output.clone(),

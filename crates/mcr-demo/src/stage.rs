@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
+use crate::DemoError;
 use mcr_gen::{Receiver, RecvOptions};
 use mcr_lab::{LabError, Line, Namespace, enter_user_namespace};
 use mcr_proto::{endpoint::Endpoint, rule::RuleSpec};
-use crate::DemoError;
 
 /// Datagrams a second. The buffers that an ordinary user gets hold 90 datagrams, which at this rate is 36 ms.
 pub(crate) const RATE_PPS: u64 = 2_500;
@@ -30,10 +30,14 @@ impl Stage {
         let rule = rule("239.1.1.1:5000@in0", &["239.2.2.2:6000@out0,ttl=8", "10.3.0.2:7000@out1"]);
         let listen = [endpoint("239.2.2.2:6000@dst0"), endpoint("10.3.0.2:7000")];
         let receivers = line.sinks.iter().zip(listen);
-        let receivers = receivers.map(|(sink, endpoint)| sink.enter(|| Receiver::open(&RecvOptions::new(endpoint))));
-        let receivers = receivers.collect::<Result<_, _>>().map_err(|error| DemoError::part("open a receiver", error))?;
+        let receivers =
+            receivers.map(|(sink, endpoint)| sink.enter(|| Receiver::open(&RecvOptions::new(endpoint))));
+        let receivers =
+            receivers.collect::<Result<_, _>>().map_err(|error| DemoError::part("open a receiver", error))?;
         Ok(Self {
-            description: "source --239.1.1.1:5000--> relay --239.2.2.2:6000--> sink 1, --10.3.0.2:7000--> sink 2".into(),
+            description:
+                "source --239.1.1.1:5000--> relay --239.2.2.2:6000--> sink 1, --10.3.0.2:7000--> sink 2"
+                    .into(),
             rule,
             send_to: endpoint("239.1.1.1:5000@src0"),
             receivers,
@@ -48,7 +52,8 @@ impl Stage {
         let input = free(Ipv4Addr::LOCALHOST).map_err(|error| DemoError::part("find a free port", error))?;
         let input = SocketAddr::new(group, input.port());
         let listen = Endpoint { port: 0, ..endpoint("127.0.0.1:1") };
-        let receiver = Receiver::open(&RecvOptions::new(listen)).map_err(|error| DemoError::part("open a receiver", error))?;
+        let receiver = Receiver::open(&RecvOptions::new(listen))
+            .map_err(|error| DemoError::part("open a receiver", error))?;
         let output = receiver.local_addr();
         Ok(Self {
             description: format!("source --{input}--> relay --{output}--> sink, all on lo"),

@@ -40,7 +40,9 @@ pub(crate) fn run(stage: &mut Stage, seconds: u32) -> Result<Traffic, DemoError>
         let sent = send(stage, seconds, &sending);
         if let Ok(sent) = &sent {
             let started = Instant::now();
-            while receiving.iter().any(|progress| progress.datagrams() < sent.sent) && started.elapsed() < SETTLE {
+            while receiving.iter().any(|progress| progress.datagrams() < sent.sent)
+                && started.elapsed() < SETTLE
+            {
                 thread::sleep(Duration::from_millis(5));
             }
         }
@@ -60,7 +62,9 @@ fn send(stage: &Stage, seconds: u32, progress: &Progress) -> Result<SendReport, 
     let mut options = SendOptions::new(stage.send_to.clone(), Stop::For { duration });
     options.rate_pps = NonZeroU64::new(RATE_PPS);
     options.payload_bytes = PAYLOAD_BYTES;
-    let sender = stage.at_source(|| Sender::open(&options)).map_err(|error| DemoError::part("open the sender", error))?;
+    let sender = stage
+        .at_source(|| Sender::open(&options))
+        .map_err(|error| DemoError::part("open the sender", error))?;
     sender.run(progress).map_err(|error| DemoError::part("send", error))
 }
 

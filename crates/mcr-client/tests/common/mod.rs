@@ -109,3 +109,9 @@ pub(crate) fn rule(name: &str) -> Value {
         "datapath_reason": "not decided yet",
     })
 }
+
+/// A notification.
+pub(crate) fn event(seq: u64) -> Vec<u8> {
+    let params = json!({"seq": seq, "time_ns": 1, "kind": "worker", "what": "ready", "worker": 0});
+    format!("{}\n", json!({"jsonrpc": "2.0", "method": "event", "params": params})).into_bytes()
+}

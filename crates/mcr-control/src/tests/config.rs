@@ -86,7 +86,8 @@ fn a_configuration_is_handed_on_in_parts_that_can_be_sent_and_committed_once() {
 fn a_configuration_with_an_error_never_reaches_the_supervisor() {
     let stage = Stage::new(Limits::default(), |request| panic!("asked {request:?}"));
     let mut client = stage.client();
-    let text = RULE.to_owned() + "\n[[rule]]\nname = \"b\"\ninput = \"239.1.1.1@eth0\"\noutputs = [\"10.0.0.1:1\"]\n";
+    let text = RULE.to_owned()
+        + "\n[[rule]]\nname = \"b\"\ninput = \"239.1.1.1@eth0\"\noutputs = [\"10.0.0.1:1\"]\n";
     for method in ["config.load", "config.check"] {
         let error = client.call(method, json!({"text": text, "file": "my\nfile.toml"}))["error"].take();
         assert_eq!(
@@ -340,4 +341,13 @@ fn a_subscription_is_gone_with_its_client() {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     stage.stop();
+}
+
+#[test]
+fn every_method_is_documented() {
+    let document = include_str!("../../../../docs/protocol.md");
+    let titles: String = document.lines().filter(|line| line.starts_with("### ")).collect();
+    for method in crate::request::METHODS {
+        assert!(titles.contains(method), "{method} is missing in docs/protocol.md");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -12,14 +12,32 @@ use nix::{
     unistd::{Pid, SysconfVar, sysconf},
 };
 
+use crate::interrupt;
+
 /// The core of the sender.
 pub(crate) const SENDER: usize = 0;
 /// The core of the relay, which carries nothing else.
 pub(crate) const RELAY: usize = 1;
 
+/// Idle time has ticks of 10 ms.
+const LOAD_LOOK: Duration = Duration::from_millis(500);
+
 /// The core of whoever watches: a third one if there is one, else the sender's.
 pub(crate) fn watcher() -> usize {
     if is_there(2) { 2 } else { SENDER }
+}
+
+/// How busy the busier of the two cores is with other things, in percent, looked at for a while.
+pub(crate) fn foreign_load() -> anyhow::Result<f64> {
+    let read = || -> anyhow::Result<_> { Ok([Clock::of_core(SENDER)?, Clock::of_core(RELAY)?]) };
+    let before = read()?;
+    interrupt::sleep(LOAD_LOOK)?;
+    let after = read()?;
+    let share = |(after, before): (&Clock, &Clock)| {
+        let (busy, _) = after.busy_since(before);
+        busy.as_secs_f64() / after.at.duration_since(before.at).as_secs_f64() * 100.0
+    };
+    Ok(after.iter().zip(&before).map(share).fold(0.0, f64::max))
 }
 
 /// Fails if this machine or this process has too few cores.
@@ -112,16 +130,19 @@ pub(crate) struct Clock {
 impl Clock {
     /// Now. Without `root`, as for a relay that is part of the kernel, processes take no time.
     pub(crate) fn read(root: Option<u32>) -> anyhow::Result<Self> {
-        let ticks =
-            |ticks: u64| Ok::<_, anyhow::Error>(Duration::from_secs_f64(ticks as f64 / ticks_a_second()?));
-        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let mut processes = 0;
         for process in root.map(tree).transpose()?.unwrap_or_default() {
             let stat = stat(process).unwrap_or_default();
             processes += field(&stat, 14).unwrap_or(0) + field(&stat, 15).unwrap_or(0);
         }
-        let idle = idle_ticks(&text, RELAY).context("/proc/stat does not tell of the relay's core")?;
-        Ok(Self { at: Instant::now(), idle: ticks(idle)?, processes: ticks(processes)? })
+        Ok(Self { processes: ticks(processes)?, ..Self::of_core(RELAY)? })
+    }
+
+    fn of_core(core: usize) -> anyhow::Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let idle =
+            idle_ticks(&text, core).with_context(|| format!("/proc/stat does not tell of core {core}"))?;
+        Ok(Self { at: Instant::now(), idle: ticks(idle)?, processes: Duration::ZERO })
     }
 
     /// For how long the core was busy since `earlier`, and for how much of it with the relay's processes.
@@ -134,9 +155,9 @@ impl Clock {
     }
 }
 
-fn ticks_a_second() -> io::Result<f64> {
-    let ticks = sysconf(SysconfVar::CLK_TCK)?;
-    ticks.map(|ticks| ticks as f64).ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+fn ticks(ticks: u64) -> anyhow::Result<Duration> {
+    let a_second = sysconf(SysconfVar::CLK_TCK)?.context("the kernel does not tell its ticks")?;
+    Ok(Duration::from_secs_f64(ticks as f64 / a_second as f64))
 }
 
 /// What a core did not do for this machine: idle, waiting for disks, or taken away by the host (proc_stat(5)).

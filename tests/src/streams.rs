@@ -68,7 +68,7 @@ impl Streams {
         });
         let sender = thread::spawn({
             let (shared, source) = (Arc::clone(&shared), bed.line.source.clone());
-            move || send(&source, count, rate, &shared)
+            move || crate::source::on_one_core(|| send(&source, count, rate, &shared))
         });
         Self { shared, sender, receiver }
     }

@@ -150,6 +150,8 @@ impl State {
         let Some(rule) = rules.get_mut(id) else { return };
         if let Some((from, acquired)) = rule.leaving.take() {
             leave(rule.slot, acquired, &mut workers[usize::from(from.0)], holds);
+            // Closed before the new worker's filter opens: what came by both would be relayed twice.
+            self.refresh_filters(from);
         }
     }
 

@@ -6,7 +6,7 @@
 //! not answer becomes an error for the client while the loop goes on trying.
 //!
 //! One thread, one loop ([`run`]): a message of a child, a change in the network, a signal or a timer changes what is desired;
-//! then [`state::State::reconcile`].
+//! then `State::reconcile` brings the workers nearer to it.
 #![forbid(unsafe_code)]
 
 mod backoff;

@@ -106,6 +106,11 @@ impl Sockets {
         receiver.users.remove(&rule);
         receiver.filter_stale = true;
         if receiver.users.is_empty() {
+            if let ReceiverKey::Packet { .. } = key {
+                // The worker has it open until its next plan, and until then still has the route. A filter that cannot be
+                // set leaves it as it would be without this.
+                let _ = filter::attach(&receiver.fd, &Filter::drop_all());
+            }
             let Receiver { fd, input, ledger, .. } = receiver;
             ledger.close(fd.as_fd(), counters.input(*input), alive);
             if receiver.told {

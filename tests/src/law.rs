@@ -61,6 +61,44 @@ pub fn at_rest(client: &mut Client) -> Stats {
     before
 }
 
+/// Asserts that no counter of `before` is less in `after`, or gone.
+///
+/// # Panics
+/// If one is.
+#[track_caller]
+pub fn assert_forward(before: &Stats, after: &Stats) {
+    let after = by_name(after);
+    for (name, count) in by_name(before) {
+        let now = after.get(&name);
+        assert!(now.is_some_and(|now| *now >= count), "{name} went back from {count} to {now:?}");
+    }
+}
+
+/// Every counter of a daemon, by a name of its own.
+fn by_name(stats: &Stats) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for input in &stats.inputs {
+        let name = format!("worker {} {} {:?}", input.worker, input.interface, input.datapath);
+        all.insert(format!("{name} frames"), input.frames);
+        all.insert(format!("{name} datagrams"), input.datagrams);
+        all.insert(format!("{name} bytes"), input.bytes);
+        all.insert(format!("{name} matched"), input.matched);
+        all.extend(input.drops.iter().map(|(reason, count)| (format!("{name} {reason}"), *count)));
+    }
+    for rule in &stats.rules {
+        all.insert(format!("{} datagrams", rule.name), rule.datagrams);
+        all.insert(format!("{} bytes", rule.name), rule.bytes);
+        all.insert(format!("{} flows", rule.name), rule.flows);
+        for output in &rule.outputs {
+            let name = format!("{} {}", rule.name, output.output);
+            all.insert(format!("{name} copies"), output.copies);
+            all.insert(format!("{name} bytes"), output.bytes);
+            all.extend(output.drops.iter().map(|(reason, count)| (format!("{name} {reason}"), *count)));
+        }
+    }
+    all
+}
+
 /// The counters as they are now.
 ///
 /// # Panics

@@ -23,11 +23,7 @@ use mcr_proto::{
     message::{EventKind, EventWhat, Facility, FaultKind, LogLevel, RuleState},
     rpc::{ConfigLoad, Event, LogSet, Subscribe, rule_ref},
 };
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    sys::signal::Signal,
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 const TO: &str = "239.1.1.1:5000";
 const LISTEN: &str = "239.2.2.2:6000@dst0";
@@ -46,15 +42,6 @@ fn load(client: &mut Client, text: &str, replace: bool) -> (u32, u32, u32, u32) 
     (loaded.added, loaded.changed, loaded.removed, loaded.unchanged)
 }
 
-/// A veth queues on the core that sends: a sender that changes cores overtakes itself before the relay has seen anything.
-fn stay_on_one_core() {
-    let mut cores = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    let first = (0..CpuSet::count()).find(|core| cores.is_set(*core).unwrap()).unwrap();
-    cores = CpuSet::new();
-    cores.set(first).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cores).unwrap();
-}
-
 /// Sends 20,000 datagrams in two seconds and has `meanwhile` called until they are sent.
 fn under_traffic(bed: &mut Bed, mut meanwhile: impl FnMut(&mut Bed)) -> (SendReport, RecvReport) {
     let receiver = RecvOptions::new(LISTEN.parse().unwrap());
@@ -65,10 +52,7 @@ fn under_traffic(bed: &mut Bed, mut meanwhile: impl FnMut(&mut Bed)) -> (SendRep
     let (sending, receiving) = (Progress::new(), Progress::new());
     thread::scope(|scope| {
         let received = scope.spawn(|| receiver.run(&receiving).unwrap());
-        let sent = scope.spawn(|| {
-            stay_on_one_core();
-            sender.run(&sending).unwrap()
-        });
+        let sent = scope.spawn(|| source::on_one_core(|| sender.run(&sending).unwrap()));
         let _stop = [StopOnDrop(&sending), StopOnDrop(&receiving)];
         while !sent.is_finished() {
             meanwhile(bed);

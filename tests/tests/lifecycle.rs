@@ -16,7 +16,7 @@ use mcr_gen::{Progress, Receiver, RecvOptions, RecvReport, SendOptions, SendRepo
 use mcr_lab::{Line, Namespace, require, veth};
 use mcr_proto::{
     message::{RuleState, WorkerState},
-    rpc::{Stats, rule_ref},
+    rpc::rule_ref,
     rule::{Datapath, RuleSpec},
 };
 use nix::sys::signal::Signal;
@@ -58,20 +58,6 @@ fn under_traffic<T>(line: &Line, meanwhile: impl FnOnce(&Progress) -> T) -> (Sen
 fn wait_for_more(receiving: &Progress, more: u64) {
     let before = receiving.datagrams();
     eventually("datagrams come", || receiving.datagrams() >= before + more);
-}
-
-/// Whether nothing that was counted is counted no more.
-fn assert_not_less(before: &Stats, after: &Stats) {
-    for (old, new) in before.rules.iter().zip(&after.rules) {
-        assert!(old.name == new.name && old.datagrams <= new.datagrams && old.bytes <= new.bytes);
-        for (old, new) in old.outputs.iter().zip(&new.outputs) {
-            assert!(old.copies <= new.copies && old.bytes <= new.bytes, "{old:?} {new:?}");
-            assert!(old.drops.iter().all(|(reason, count)| *count <= new.drops[reason]), "{old:?} {new:?}");
-        }
-    }
-    for (old, new) in before.inputs.iter().zip(&after.inputs) {
-        assert!(old.datagrams <= new.datagrams && old.matched <= new.matched && old.frames <= new.frames);
-    }
 }
 
 /// The state of the only rule.
@@ -128,7 +114,7 @@ in_every_cell! {
             let killed = Instant::now();
             eventually("the worker was found dead", || client.workers().unwrap()[0].pid != worker.pid);
             let dead = law::read(client);
-            assert_not_less(&before, &dead);
+            law::assert_forward(&before, &dead);
             assert_eq!(dead.rules.len(), 1, "the rule is still there");
             eventually("the worker is back", || {
                 let now = client.workers().unwrap().remove(0);
@@ -145,7 +131,7 @@ in_every_cell! {
         let missing = received.missing_of(&sent);
         assert!(missing <= IN_HAND_MAX, "{missing} of {} were lost; the kernel should have kept them", sent.sent);
         let after = law::read(client);
-        assert_not_less(&before, &after);
+        law::assert_forward(&before, &after);
         let rule = law::rule(&after, "rule");
         assert!(rule.datagrams <= sent.sent && rule.datagrams + IN_HAND_MAX >= sent.sent, "{rule:?}");
         bed.daemon.stop();

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
 
 use std::{
-    collections::BTreeMap,
     fs, thread,
     time::{Duration, Instant},
 };
@@ -10,10 +9,7 @@ use std::{
 use mcr_client::Client;
 use mcr_e2e::{Bed, Cell, daemon::signal, eventually, in_packet_cells, law, streams::Streams};
 use mcr_lab::{require, veth};
-use mcr_proto::{
-    message::{RuleState, WorkerState},
-    rpc::Stats,
-};
+use mcr_proto::message::{RuleState, WorkerState};
 use nix::sys::signal::Signal;
 
 /// Back-off of a first death, and 250 ms.
@@ -28,39 +24,6 @@ impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % sides
-    }
-}
-
-/// Every counter of a daemon, by a name of its own.
-fn flatten(stats: &Stats) -> BTreeMap<String, u64> {
-    let mut all = BTreeMap::new();
-    for input in &stats.inputs {
-        let name = format!("worker {} {} {:?}", input.worker, input.interface, input.datapath);
-        all.insert(format!("{name} frames"), input.frames);
-        all.insert(format!("{name} datagrams"), input.datagrams);
-        all.insert(format!("{name} matched"), input.matched);
-        all.extend(input.drops.iter().map(|(reason, count)| (format!("{name} {reason}"), *count)));
-    }
-    for rule in &stats.rules {
-        all.insert(format!("{} datagrams", rule.name), rule.datagrams);
-        all.insert(format!("{} flows", rule.name), rule.flows);
-        for output in &rule.outputs {
-            let name = format!("{} {}", rule.name, output.output);
-            all.insert(format!("{name} copies"), output.copies);
-            all.extend(output.drops.iter().map(|(reason, count)| (format!("{name} {reason}"), *count)));
-        }
-    }
-    all
-}
-
-fn assert_forward(before: &Stats, after: &Stats) {
-    let after = flatten(after);
-    for (name, count) in flatten(before) {
-        assert!(
-            after.get(&name).is_some_and(|now| *now >= count),
-            "{name} went back from {count} to {:?}",
-            after.get(&name)
-        );
     }
 }
 
@@ -93,7 +56,7 @@ in_packet_cells! {
         signal(worker_pid(&mut bed.client, 0).unwrap(), Signal::SIGKILL);
         let seen = streams.received();
         eventually("the worker is back", || all_run(&mut bed.client) && streams.received() > seen + 10_000);
-        assert_forward(&before, &law::read(&mut bed.client));
+        law::assert_forward(&before, &law::read(&mut bed.client));
         let (sent, arrived) = streams.stop(&mut bed);
         for stream in &arrived {
             assert_eq!(stream.out_of_place, 0, "{stream:?}");
@@ -145,7 +108,7 @@ in_packet_cells! {
             }
             thread::sleep(Duration::from_millis(100));
             let now = law::read(&mut bed.client);
-            assert_forward(&before, &now);
+            law::assert_forward(&before, &now);
             before = now;
         }
         let patience = Duration::from_secs(20);

@@ -18,7 +18,7 @@ use crate::{
     args::{Add, Cli, Verb},
     failure::Failure,
     stats, table,
-    text::{one_line, outlook, rule_state},
+    text::{one_line, outlook},
 };
 
 /// Where a verb reads from and writes to.
@@ -74,14 +74,14 @@ impl Session<'_> {
         let because =
             |reason: &Option<String>| reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         if rule.state != RuleState::Active {
-            let (state, reason) = (rule_state(rule.state), because(&rule.reason));
+            let (state, reason) = (rule.state, because(&rule.reason));
             self.note(&format!("rule {} {done}, {state}{reason}; {}", rule.name, outlook(rule.state)));
         } else if !created {
             self.note(&format!("rule {} {done}, unchanged", rule.name));
         }
         for (output, state) in rule.outputs.iter().zip(&rule.output_states) {
             if rule.state == RuleState::Active && state.state != RuleState::Active {
-                let (name, reason) = (rule_state(state.state), because(&state.reason));
+                let (name, reason) = (state.state, because(&state.reason));
                 self.note(&format!(
                     "output {output} of rule {} is {name}{reason}; {}",
                     rule.name,
@@ -155,7 +155,7 @@ impl Session<'_> {
         let rule: RuleInfo = self.call(name, &RuleParams { rule: named(rule)? })?;
         if enabled && rule.state != RuleState::Active {
             let reason = rule.reason.as_deref().unwrap_or_default();
-            self.note(&format!("rule {} is {}: {reason}", rule.name, rule_state(rule.state)));
+            self.note(&format!("rule {} is {}: {reason}", rule.name, rule.state));
         }
         if self.cli.json { self.json(&rule) } else { Ok(()) }
     }

@@ -15,7 +15,7 @@ use crate::{
         Column::{Number, Text},
         write_table,
     },
-    text::{bytes, human, rule_state},
+    text::{bytes, human},
 };
 
 pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
@@ -58,7 +58,7 @@ pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
 fn rule_row(rule: &RuleStats) -> Vec<String> {
     vec![
         rule.name.to_string(),
-        rule_state(rule.state).into(),
+        rule.state.to_string(),
         rule.datagrams.to_string(),
         bytes(rule.bytes),
         human(rule.rate_pps),

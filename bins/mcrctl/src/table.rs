@@ -8,7 +8,7 @@ use mcr_proto::{
     rpc::{InterfaceInfo, RuleInfo, WorkerInfo},
 };
 
-use crate::text::{io_choice, or_dash, rule_state, worker_state};
+use crate::text::{io_choice, or_dash, worker_state};
 
 /// How a column is aligned: text to the left, numbers to the right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ fn rule_row(rule: &RuleInfo) -> Vec<String> {
     vec![
         rule.id.to_string(),
         rule.name.to_string(),
-        rule_state(rule.state).into(),
+        rule.state.to_string(),
         or_dash(rule.datapath),
         rule.worker.to_string(),
         rule.input.clone(),
@@ -73,7 +73,7 @@ fn outputs(rule: &RuleInfo) -> Vec<String> {
         .zip(states)
         .map(|(output, state)| match state {
             Some(state) if state.state != rule.state && state.state != RuleState::Active => {
-                format!("{output} ({})", rule_state(state.state))
+                format!("{output} ({})", state.state)
             }
             _ => output.clone(),
         })
@@ -89,7 +89,7 @@ pub(crate) fn rule(out: &mut dyn Write, rule: &RuleInfo) -> io::Result<()> {
     let mut line = |name: &str, value: &str| writeln!(out, "{name:<9} {value}");
     line("id", &rule.id.to_string())?;
     line("name", rule.name.as_str())?;
-    line("state", &because(rule_state(rule.state), &rule.reason))?;
+    line("state", &because(&rule.state.to_string(), &rule.reason))?;
     line("enabled", if rule.enabled { "yes" } else { "no" })?;
     line("worker", &rule.worker.to_string())?;
     let path =
@@ -102,7 +102,7 @@ pub(crate) fn rule(out: &mut dyn Write, rule: &RuleInfo) -> io::Result<()> {
     for (index, output) in rule.outputs.iter().enumerate() {
         match rule.output_states.get(index) {
             Some(state) => {
-                line("output", &format!("{output}  {}", because(rule_state(state.state), &state.reason)))?
+                line("output", &format!("{output}  {}", because(&state.state.to_string(), &state.reason)))?
             }
             None => line("output", output)?,
         }

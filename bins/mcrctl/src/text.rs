@@ -26,16 +26,6 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{}B", human(count as f64))
 }
 
-pub(crate) fn rule_state(state: RuleState) -> &'static str {
-    match state {
-        RuleState::Unresolved => "unresolved",
-        RuleState::Active => "active",
-        RuleState::Paused => "paused",
-        RuleState::Disabled => "disabled",
-        RuleState::Failed => "failed",
-    }
-}
-
 pub(crate) fn worker_state(state: WorkerState) -> &'static str {
     match state {
         WorkerState::Starting => "starting",

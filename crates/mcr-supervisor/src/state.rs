@@ -385,24 +385,14 @@ fn log_state(rule: &Rule, status: &Status) {
     let reason = status.reason.as_deref().unwrap_or("");
     match status.state {
         RuleState::Active | RuleState::Disabled => {
-            info!(rule = %rule.name, input = %rule.spec.input, worker = rule.worker.0, "rule {}", state_name(status.state));
+            info!(rule = %rule.name, input = %rule.spec.input, worker = rule.worker.0, "rule {}", status.state);
         }
-        state => warn!(rule = %rule.name, input = %rule.spec.input, "rule {}: {reason}", state_name(state)),
+        state => warn!(rule = %rule.name, input = %rule.spec.input, "rule {state}: {reason}"),
     }
     for (output, (state, reason)) in rule.spec.outputs.iter().zip(&status.outputs) {
         if *state != RuleState::Active && status.state == RuleState::Active {
             let reason = reason.as_deref().unwrap_or("");
-            warn!(rule = %rule.name, %output, "output {}: {reason}", state_name(*state));
+            warn!(rule = %rule.name, %output, "output {state}: {reason}");
         }
-    }
-}
-
-fn state_name(state: RuleState) -> &'static str {
-    match state {
-        RuleState::Unresolved => "unresolved",
-        RuleState::Active => "active",
-        RuleState::Paused => "paused",
-        RuleState::Disabled => "disabled",
-        RuleState::Failed => "failed",
     }
 }

@@ -27,6 +27,19 @@ pub enum RuleState {
     Failed,
 }
 
+impl std::fmt::Display for RuleState {
+    /// The name under which it is published.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Unresolved => "unresolved",
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+            Self::Failed => "failed",
+        })
+    }
+}
+
 /// A rule as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleView {

@@ -10,8 +10,16 @@ use cargo_metadata::{DependencyKind, MetadataCommand, Package, TargetKind};
 
 /// Crates that need unsafe code: for mappings, system calls that have no safe wrapper, and what a child does before exec. All
 /// others forbid it, in which case the compiler holds them to it.
-const UNSAFE_ALLOWED: &[&str] =
-    &["mcr-bench", "mcr-bufpool", "mcr-confine", "mcr-lab", "mcr-metrics", "mcr-socket", "mcr-uring-io"];
+const UNSAFE_ALLOWED: &[&str] = &[
+    "mcr-bench",
+    "mcr-bufpool",
+    "mcr-confine",
+    "mcr-ebpf",
+    "mcr-lab",
+    "mcr-metrics",
+    "mcr-socket",
+    "mcr-uring-io",
+];
 const FORBID: &str = "#![forbid(unsafe_code)]";
 
 /// A crate of the workspace, as far as the check cares.

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod bench;
+mod bpf;
 mod fuzz;
 mod layers;
 
@@ -22,6 +23,12 @@ struct Args {
 enum Command {
     /// Check that each crate imports only crates of a lower floor, and that unsafe code is only where it may be
     Layers,
+    /// Build the eBPF programs of crates/mcr-ebpf anew (needs clang and llvm-strip)
+    Bpf {
+        /// Build them aside and fail if they differ from those committed
+        #[arg(long)]
+        check: bool,
+    },
     /// Compare MCR with other ways to relay UDP, or make tables of results: `cargo xtask bench --help`
     #[command(disable_help_flag = true)]
     Bench {
@@ -43,6 +50,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Layers => layers::run(),
+        Command::Bpf { check } => bpf::run(check),
         Command::Bench { args } => bench::run(&args),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };

@@ -4,6 +4,7 @@
 //! - [`daemon`]: one `mcrd run`, started, watched and stopped.
 //! - [`bed`]: source, relay with its daemon, and sinks; and the cells (data path and I/O) that tests run in.
 //! - [`source`], [`sink`]: exact payloads in and out; volume is mcr-gen's part.
+//! - [`wire`]: whole frames in and out, built and read by a parser that is not ours.
 //! - [`held`]: the sockets and memberships of a namespace.
 //! - [`law`]: every datagram in exactly one counter.
 //! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
@@ -23,11 +24,13 @@ pub mod sink;
 pub mod source;
 pub mod streams;
 pub mod traffic_lock;
+pub mod wire;
 
 pub use bed::{Bed, Cell};
 pub use daemon::{Daemon, DaemonOptions};
 pub use sink::Sink;
 pub use source::Source;
+pub use wire::{Macs, Wire};
 
 use std::time::Duration;
 

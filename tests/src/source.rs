@@ -65,6 +65,20 @@ impl Source {
         }
     }
 
+    /// Sends to the group by this interface whatever the routes say, and not to listeners on the same host.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    pub fn send_by(&self, namespace: &Namespace, ifname: &str) {
+        let index = namespace.link_index(ifname).unwrap_or_else(|error| panic!("{error}"));
+        assert!(self.to.is_ipv4(), "of IPv4 only");
+        let none = libc::in_addr { s_addr: 0 };
+        let imr_ifindex = i32::try_from(index).expect("an interface index");
+        let request = libc::ip_mreqn { imr_multiaddr: none, imr_address: none, imr_ifindex };
+        self.set(options::MulticastInterface, &request);
+        self.set(sockopt::IpMulticastLoop, &false);
+    }
+
     /// Sends each payload as one datagram.
     ///
     /// # Panics
@@ -93,6 +107,18 @@ impl Source {
         setsockopt(&self.socket, option, value)
             .unwrap_or_else(|errno| panic!("cannot set an option: {errno}"));
     }
+}
+
+/// Options that nix has no name for.
+mod options {
+    // The macro makes `pub` types; the module is private all the same.
+    #![allow(unreachable_pub)]
+
+    use nix::{setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// The interface that multicast goes out by, by its index.
+        MulticastInterface, SetOnly, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, libc::ip_mreqn);
 }
 
 /// Runs what sends on one core, the same for all. A veth device queues at the receiver's side by the sender's core, so a

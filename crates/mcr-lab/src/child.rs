@@ -1,6 +1,6 @@
 //! Programs started inside a namespace.
 //!
-//! The only unsafe code of the crate: `pre_exec` is unsafe because its closure runs between fork and exec.
+//! `pre_exec` is unsafe because its closure runs between fork and exec.
 //! Starting the program from a thread that is inside the namespace would need no unsafe, but the thread ends
 //! before the program does, and a program that asked for PR_SET_PDEATHSIG would be killed by that.
 

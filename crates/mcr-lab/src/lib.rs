@@ -6,7 +6,7 @@
 //!
 //! - [`Namespace`] makes namespaces, runs code and programs in them, and configures links, addresses, routes,
 //!   neighbours and sysctls.
-//! - [`veth`], [`macvlan`] connect namespaces; [`Line`] and [`Chain`] are the ready-made shapes.
+//! - [`Tun`] is a device whose other end is the test; [`veth`], [`macvlan`] connect namespaces; [`Line`] and [`Chain`] are the ready-made shapes.
 //! - [`enter_user_namespace`] gives an ordinary user the rights to do all this.
 //! - [`require`] skips tests that lack rights; [`wait_until`] replaces sleeping in tests.
 //!
@@ -36,9 +36,11 @@ mod error;
 mod link;
 mod namespace;
 mod net;
+mod offload;
 mod request;
 pub mod require;
 mod topology;
+mod tun;
 mod user;
 mod wait;
 
@@ -46,5 +48,6 @@ pub use error::LabError;
 pub use link::{LinkState, LinkStats, macvlan, veth};
 pub use namespace::Namespace;
 pub use topology::{Chain, Line};
+pub use tun::Tun;
 pub use user::enter_user_namespace;
 pub use wait::wait_until;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
-use mcr_lab::{Chain, LabError, Line, Namespace, macvlan, require, veth, wait_until};
+use mcr_lab::{Chain, LabError, Line, Namespace, Tun, macvlan, require, veth, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -254,4 +254,54 @@ fn a_user_namespace_is_refused_to_a_process_with_threads() {
     // The test harness itself has threads, so this changes nothing in the process.
     let error = std::thread::spawn(mcr_lab::enter_user_namespace).join().unwrap().unwrap_err();
     assert!(matches!(error, LabError::NotSingleThreaded), "{error}");
+}
+
+#[test]
+fn a_tun_device_gives_what_the_host_sends_and_takes_what_it_shall_receive() {
+    let Some(()) = require::netns() else { return };
+    let a = Namespace::new().unwrap();
+    let tun = Tun::new(&a, "tun0").unwrap();
+    a.quiet_ipv6().unwrap();
+    assert_eq!(tun.write(&[0x45; 20]).unwrap_err().raw_os_error(), Some(nix::libc::EIO), "it is down");
+    a.add_address("tun0", v4("10.50.0.1"), 24).unwrap();
+    a.set_up("tun0").unwrap();
+    let host = socket(&a, "10.50.0.1:4000");
+    host.send_to(b"echo", "10.50.0.2:7").unwrap();
+    // Of IPv6 the kernel may send something on its own.
+    let mut packet = loop {
+        let packet = tun.read(Duration::from_secs(10)).unwrap().expect("the host has sent");
+        if packet[0] == 0x45 {
+            break packet;
+        }
+    };
+    assert_eq!(packet[28..], *b"echo");
+    // Both ends exchanged, no checksum changes.
+    let (from, to) = (packet[12..16].to_vec(), packet[16..20].to_vec());
+    packet[12..20].copy_from_slice(&[to, from].concat());
+    let (from, to) = (packet[20..22].to_vec(), packet[22..24].to_vec());
+    packet[20..24].copy_from_slice(&[to, from].concat());
+    tun.write(&packet).unwrap();
+    let mut echo = [0; 8];
+    let (bytes, from) = host.recv_from(&mut echo).unwrap();
+    assert_eq!((&echo[..bytes], from), (&b"echo"[..], "10.50.0.2:7".parse().unwrap()));
+}
+
+#[test]
+fn a_tun_device_of_a_name_that_cannot_be_is_refused() {
+    let Some(()) = require::netns() else { return };
+    let error = Tun::new(&Namespace::new().unwrap(), "a-name-far-too-long").unwrap_err();
+    assert!(error.to_string().starts_with("cannot make tun device a-name-far-too-long"), "{error}");
+}
+
+#[test]
+fn an_offload_is_switched_and_an_unknown_one_refused() {
+    let Some(()) = require::netns() else { return };
+    let (a, _b) = pair();
+    for on in [true, false, true] {
+        a.set_offload("a0", "rx-gro", on).unwrap();
+    }
+    let error = a.set_offload("a0", "no-such-thing", true).unwrap_err();
+    assert!(error.to_string().starts_with("cannot switch no-such-thing of a0 on"), "{error}");
+    let error = a.set_offload("none0", "rx-gro", true).unwrap_err();
+    assert!(matches!(error, LabError::Request { .. }), "{error}");
 }

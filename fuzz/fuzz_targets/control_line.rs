@@ -3,8 +3,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use mcr_control::request::{Call, parse_line};
-use mcr_proto::rpc::Response;
 use serde_json::Value;
+
+type Response = mcr_proto::rpc::Response<Value, Value>;
 
 fuzz_target!(|line: &[u8]| {
     let incoming = parse_line(line);

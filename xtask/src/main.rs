@@ -6,6 +6,7 @@ mod bench;
 mod bpf;
 mod fuzz;
 mod layers;
+mod published;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -23,6 +24,14 @@ struct Args {
 enum Command {
     /// Check that each crate imports only crates of a lower floor, and that unsafe code is only where it may be
     Layers,
+    /// Write the public interfaces of the published crates to docs/api
+    Api {
+        /// Write nothing, and fail if an interface differs from its text
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check that each published crate's package is complete, builds alone, and could be published
+    Package,
     /// Build the eBPF programs of crates/mcr-ebpf anew (needs clang and llvm-strip)
     Bpf {
         /// Build them aside and fail if they differ from those committed
@@ -50,6 +59,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Layers => layers::run(),
+        Command::Api { check } => published::api(check),
+        Command::Package => published::package(),
         Command::Bpf { check } => bpf::run(check),
         Command::Bench { args } => bench::run(&args),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),

@@ -9,9 +9,12 @@ use std::{
 
 use mcr_proto::{
     message::FaultKind,
-    rpc::{ErrorData, ErrorObject, Request, Response, code},
+    rpc::{ErrorData, ErrorObject, code},
 };
 use serde_json::{Value, json};
+
+type Request = mcr_proto::rpc::Request<Value, Value>;
+type Response = mcr_proto::rpc::Response<Value, Value>;
 
 /// A daemon that answers every request but `hello` by a function.
 struct Daemon {

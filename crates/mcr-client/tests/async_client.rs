@@ -62,7 +62,7 @@ async fn refusals_at_the_door_say_why() {
 
 #[tokio::test]
 async fn events_come_after_a_subscription_and_dropping_the_wait_loses_none() {
-    let mut events = common::line(&mcr_proto::rpc::Response::success(2.into(), json!({"kinds": ["worker"]})));
+    let mut events = common::line(&common::Response::success(2.into(), json!({"kinds": ["worker"]})));
     events.extend(event(1));
     let daemon = Daemon::new(vec![welcome(), Step::Raw(events), Step::Raw(event(2))]);
     let mut client = AsyncClient::connect(&daemon.path, Options::default()).await.expect("a welcome");

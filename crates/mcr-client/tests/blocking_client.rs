@@ -160,7 +160,7 @@ fn a_daemon_that_dies_or_babbles_is_an_error() {
 #[test]
 fn events_are_kept_while_an_answer_is_waited_for_and_waited_for_afterwards() {
     let mut answer = event(1);
-    answer.extend(common::line(&mcr_proto::rpc::Response::success(3.into(), json!({"pong": true}))));
+    answer.extend(common::line(&common::Response::success(3.into(), json!({"pong": true}))));
     answer.extend(event(2));
     let subscribed = Step::Result(json!({"kinds": ["rule", "interface", "worker"]}));
     let daemon = Daemon::new(vec![welcome(), subscribed, Step::Raw(answer), Step::Silence]);

@@ -11,7 +11,6 @@ mod rules;
 mod stats;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use self::{
     config::{ConfigChecked, ConfigLoad, ConfigLoaded, ConfigSaved, ConfigShown, ConfigText},
@@ -76,32 +75,32 @@ pub mod method {
     pub const VERSION: &str = "version";
 }
 
-/// A request line.
+/// A request line: `I` is the type of its id, `P` of its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct Request<I, P> {
     /// Always `"2.0"`.
     pub jsonrpc: String,
     /// Chosen by the client, a number or a string; a request without one is a notification and gets no response.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<Value>,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub id: Option<I>,
     /// One of [`method`].
     pub method: String,
     /// The method's parameters, an object.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub params: Value,
+    #[serde(default)]
+    pub params: P,
 }
 
-/// A response line.
+/// A response line: `I` is the type of the request's id, `R` of the result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Response {
+pub struct Response<I, R> {
     /// Always `"2.0"`.
     pub jsonrpc: String,
     /// The request's id; null if it could not be read.
-    pub id: Value,
+    pub id: I,
     /// What the method returned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub result: Option<R>,
     /// Why it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorObject>,
@@ -156,21 +155,21 @@ impl From<Fault> for ErrorObject {
     }
 }
 
-impl Request {
-    /// A request with the given number.
-    pub fn new(id: u64, method: &str, params: Value) -> Self {
-        Self { jsonrpc: "2.0".into(), id: Some(id.into()), method: method.into(), params }
+impl<I, P> Request<I, P> {
+    /// A request with the given id.
+    pub fn new(id: I, method: &str, params: P) -> Self {
+        Self { jsonrpc: "2.0".into(), id: Some(id), method: method.into(), params }
     }
 }
 
-impl Response {
+impl<I, R> Response<I, R> {
     /// A successful response.
-    pub fn success(id: Value, result: Value) -> Self {
+    pub fn success(id: I, result: R) -> Self {
         Self { jsonrpc: "2.0".into(), id, result: Some(result), error: None }
     }
 
     /// A failed one.
-    pub fn failure(id: Value, error: ErrorObject) -> Self {
+    pub fn failure(id: I, error: ErrorObject) -> Self {
         Self { jsonrpc: "2.0".into(), id, result: None, error: Some(error) }
     }
 }

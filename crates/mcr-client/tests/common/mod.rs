@@ -9,8 +9,11 @@ use std::{
 };
 
 use mcr_proto::message::FaultKind;
-use mcr_proto::rpc::{ErrorData, ErrorObject, PROTOCOL, Request, Response, Welcome, code};
+use mcr_proto::rpc::{ErrorData, ErrorObject, PROTOCOL, Welcome, code};
 use serde_json::{Value, json};
+
+pub(crate) type Request = mcr_proto::rpc::Request<Value, Value>;
+pub(crate) type Response = mcr_proto::rpc::Response<Value, Value>;
 
 /// What the daemon does on a request.
 pub(crate) enum Step {

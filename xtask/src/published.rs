@@ -1,0 +1,211 @@
+//! The crates made to be published ([P] in docs/architecture.md): those whose manifest does not say `publish = false`.
+//!
+//! [`package`] checks that each could be published as it is; [`api`] keeps their public interfaces as text in git, so that a change
+//! of one is seen where it is reviewed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+use cargo_metadata::{Metadata, MetadataCommand, Package};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// The compiler whose rustdoc wrote the texts: another one may write the same interface in another way.
+const TOOLCHAIN: &str = "docs/api/TOOLCHAIN";
+
+/// Files that each package carries beside its code.
+const CARRIED: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
+/// Crates whose types a public interface may name.
+const OURS: [&str; 5] = ["core", "alloc", "std", "serde", "serde_core"];
+/// Folders of a package, and what cargo adds.
+const EXPECTED: [&str; 8] = [
+    "src/",
+    "tests/",
+    "benches/",
+    "examples/",
+    "Cargo.toml",
+    "Cargo.toml.orig",
+    "Cargo.lock",
+    ".cargo_vcs_info.json",
+];
+
+/// Checks what each package contains, builds each from its package alone, and does all of publishing but the upload.
+pub(crate) fn package() -> anyhow::Result<()> {
+    let metadata = metadata()?;
+    let packages = published(&metadata);
+    let mut faults = minimum_versions(&metadata)?;
+    for package in &packages {
+        faults.extend(contents(package)?);
+    }
+    if !faults.is_empty() {
+        bail!("{}", faults.join("\n"));
+    }
+    let mut publish = Command::new("cargo");
+    publish.current_dir(ROOT).args(["publish", "--dry-run", "--allow-dirty", "--locked", "--quiet"]);
+    for package in &packages {
+        publish.args(["--package", package.name.as_str()]);
+    }
+    let status = publish.status().context("cannot run cargo publish")?;
+    if !status.success() {
+        bail!("cargo publish --dry-run failed");
+    }
+    println!("package: {} crates could be published", packages.len());
+    Ok(())
+}
+
+/// Writes the public interface of each published crate to `docs/api/NAME.txt`; with `check`, fails if one differs from what is there.
+pub(crate) fn api(check: bool) -> anyhow::Result<()> {
+    let root = Path::new(ROOT);
+    let here = toolchain()?;
+    let committed = fs::read_to_string(root.join(TOOLCHAIN)).unwrap_or_default();
+    if check && committed.trim() != here {
+        bail!(
+            "the interfaces were written by {}, and this is {here}; use that toolchain, \
+             or write them anew with `cargo xtask api` and commit them",
+            committed.trim()
+        );
+    }
+    let metadata = metadata()?;
+    let (mut changed, mut foreign) = (Vec::new(), Vec::new());
+    for package in published(&metadata) {
+        let text = interface(package, metadata.target_directory.as_std_path())?;
+        foreign.extend(foreign_types(package, &text));
+        let file = root.join("docs/api").join(format!("{}.txt", package.name));
+        if fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
+            changed.push(package.name.to_string());
+            if !check {
+                fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            }
+        }
+    }
+    if !foreign.is_empty() {
+        bail!("{}", foreign.join("\n"));
+    }
+    if !check {
+        fs::write(root.join(TOOLCHAIN), format!("{here}\n")).context("cannot write docs/api/TOOLCHAIN")?;
+    }
+    match (changed.is_empty(), check) {
+        (true, _) => println!("api: no interface has changed"),
+        (false, false) => println!("api: written: {}", changed.join(", ")),
+        (false, true) => bail!(
+            "api: the public interface of {} has changed; run `cargo xtask api`, look at the difference, and commit it \
+             with a line in the crate's CHANGELOG.md",
+            changed.join(", ")
+        ),
+    }
+    Ok(())
+}
+
+fn metadata() -> anyhow::Result<Metadata> {
+    MetadataCommand::new()
+        .manifest_path(Path::new(ROOT).join("Cargo.toml"))
+        .other_options(vec!["--locked".to_owned()])
+        .exec()
+        .context("cargo metadata failed")
+}
+
+fn published(metadata: &Metadata) -> Vec<&Package> {
+    let mut packages: Vec<_> = metadata
+        .workspace_packages()
+        .into_iter()
+        .filter(|package| package.publish.as_ref().is_none_or(|registries| !registries.is_empty()))
+        .collect();
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    packages
+}
+
+/// What is missing in a package, and what should not be in it.
+fn contents(package: &Package) -> anyhow::Result<Vec<String>> {
+    let output = Command::new("cargo")
+        .current_dir(ROOT)
+        .args(["package", "--list", "--allow-dirty", "--package", package.name.as_str()])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo package")?;
+    let list = String::from_utf8(output.stdout).context("cargo package --list")?;
+    let missing = CARRIED
+        .iter()
+        .filter(|carried| !list.lines().any(|file| file == **carried))
+        .map(|file| format!("{}: {file} is not in its package", package.name));
+    let stray = list
+        .lines()
+        .filter(|file| !CARRIED.contains(file) && !EXPECTED.iter().any(|expected| file.starts_with(expected)))
+        .map(|file| format!("{}: {file} does not belong into its package", package.name));
+    Ok(missing.chain(stray).collect())
+}
+
+/// The smallest version that a manifest allows is the one the tests run with: what is not tested is not promised.
+fn minimum_versions(metadata: &Metadata) -> anyhow::Result<Vec<String>> {
+    let resolve = metadata.resolve.as_ref().context("cargo metadata resolved nothing")?;
+    let mut faults = Vec::new();
+    for package in published(metadata) {
+        let node =
+            resolve.nodes.iter().find(|node| node.id == package.id).context("an unresolved package")?;
+        for dependency in &package.dependencies {
+            let used =
+                node.deps.iter().map(|dep| &metadata[&dep.pkg]).find(|used| {
+                    used.name.as_str() == dependency.name && dependency.req.matches(&used.version)
+                });
+            // A dependency for another platform, or of a feature that is off, is resolved to nothing.
+            let Some(used) = used else { continue };
+            let stated = dependency.req.to_string();
+            let core = format!("{}.{}.{}", used.version.major, used.version.minor, used.version.patch);
+            if dependency.path.is_none() && !stated.ends_with(&core) {
+                faults.push(format!(
+                    "{}: {} {stated} is promised, {core} is tested; state that in the workspace's Cargo.toml",
+                    package.name, dependency.name
+                ));
+            }
+        }
+    }
+    Ok(faults)
+}
+
+/// Lines of an interface that name a type of somebody else's crate. Then a new version of that crate would break ours.
+fn foreign_types(package: &Package, text: &str) -> Vec<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let is_ours = |path: &str| match path.split_once("::") {
+        Some((first, _)) => {
+            OURS.contains(&first) || first.starts_with("mcr_") || !first.starts_with(char::is_lowercase)
+        }
+        None => true,
+    };
+    text.lines()
+        .filter(|line| !line.split(|c| !is_name(c)).all(is_ours))
+        .map(|line| format!("{}: an interface of its own names foreign types: {line}", package.name))
+        .collect()
+}
+
+/// The public interface as text, a line an item, from what rustdoc says of the crate with all its features.
+fn interface(package: &Package, target: &Path) -> anyhow::Result<String> {
+    let status = Command::new("cargo")
+        .current_dir(ROOT)
+        // rustdoc's JSON is not stable; a stable compiler writes it when told that it is one that may.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args(["rustdoc", "--quiet", "--lib", "--all-features", "--package", package.name.as_str()])
+        .arg("--target-dir")
+        .arg(target.join("api"))
+        .args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"])
+        .status()
+        .context("cannot run cargo rustdoc")?;
+    if !status.success() {
+        bail!("rustdoc failed for {}", package.name);
+    }
+    let json: PathBuf = target.join("api/doc").join(format!("{}.json", package.name.replace('-', "_")));
+    let api = public_api::Builder::from_rustdoc_json(&json)
+        .omit_blanket_impls(true)
+        .omit_auto_trait_impls(true)
+        .omit_auto_derived_impls(false)
+        .build()
+        .with_context(|| format!("cannot read {}", json.display()))?;
+    Ok(api.to_string())
+}
+
+fn toolchain() -> anyhow::Result<String> {
+    let output = Command::new("rustc").arg("--version").output().context("cannot run rustc")?;
+    let version = String::from_utf8(output.stdout).context("rustc --version")?;
+    Ok(version.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+}

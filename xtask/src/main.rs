@@ -4,6 +4,7 @@
 
 mod bench;
 mod bpf;
+mod dependencies;
 mod fuzz;
 mod layers;
 mod published;
@@ -24,6 +25,8 @@ struct Args {
 enum Command {
     /// Check that each crate imports only crates of a lower floor, and that unsafe code is only where it may be
     Layers,
+    /// Check the licences of all dependencies, which of them are there twice, and which where they should not be
+    Dependencies,
     /// Write the public interfaces of the published crates to docs/api
     Api {
         /// Write nothing, and fail if an interface differs from its text
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Layers => layers::run(),
         Command::Api { check } => published::api(check),
+        Command::Dependencies => dependencies::run(),
         Command::Package => published::package(),
         Command::Bpf { check } => bpf::run(check),
         Command::Bench { args } => bench::run(&args),

@@ -28,8 +28,8 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("aya", &["mcr-ebpf", "mcr-supervisor", "mcr-control", "mcrd", "mcr-e2e"], "eBPF is private to mcr-ebpf"),
     (
         "tokio",
-        &["mcr-client", "mcr-control", "mcr-fdpass", "mcrd"],
-        "the data plane and the privileged process have no async runtime",
+        &["mcr-client", "mcr-control", "mcr-fdpass", "mcr-supervisor", "mcrd"],
+        "the data plane has no async runtime",
     ),
 ];
 

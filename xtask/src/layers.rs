@@ -14,18 +14,12 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "mcr-bench",
     "mcr-bufpool",
     "mcr-confine",
-<<<<<<< HEAD
     "mcr-ebpf",
-=======
->>>>>>> a4f504e (xdp: AF_XDP sockets, opened with rights in one process and used without in another)
     "mcr-lab",
     "mcr-metrics",
     "mcr-socket",
     "mcr-uring-io",
-<<<<<<< HEAD
-=======
     "mcr-xdp",
->>>>>>> a4f504e (xdp: AF_XDP sockets, opened with rights in one process and used without in another)
 ];
 const FORBID: &str = "#![forbid(unsafe_code)]";
 

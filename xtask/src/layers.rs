@@ -19,7 +19,6 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "mcr-metrics",
     "mcr-socket",
     "mcr-uring-io",
-    "mcr-xdp",
 ];
 const FORBID: &str = "#![forbid(unsafe_code)]";
 

@@ -16,6 +16,8 @@ typedef long long __s64;
 #define inline_always inline __attribute__((always_inline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* Reads once, whole: the loader may be writing. */
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
 
 /* Maps are described to the loader by BTF: the type of a pointer, or the length of an array of pointers. */
 #define __uint(name, value) int(*name)[value]
@@ -29,9 +31,63 @@ enum {
 	BPF_NOEXIST = 1,
 };
 
-#define bpf_htons(x) ((__u16)__builtin_bswap16(x))
-#define bpf_ntohs(x) ((__u16)__builtin_bswap16(x))
+/* All machines that MCR is built for are little-endian; a port to others begins here. */
+#define htons(x) ((__u16)__builtin_bswap16(x))
+#define ntohs(x) ((__u16)__builtin_bswap16(x))
+
+/* `struct __sk_buff` as far as it is used; the offsets are ABI. */
+struct __sk_buff {
+	__u32 len;
+	__u32 pkt_type;
+	__u32 mark;
+	__u32 queue_mapping;
+	__u32 protocol;
+	__u32 vlan_present;
+	__u32 vlan_tci;
+	__u32 vlan_proto;
+	__u32 priority;
+	__u32 ingress_ifindex;
+	__u32 ifindex;
+	__u32 tc_index;
+	__u32 cb[5];
+	__u32 hash;
+	__u32 tc_classid;
+	__u32 data;
+	__u32 data_end;
+	__u32 napi_id;
+	__u32 family;
+	__u32 remote_ip4;
+	__u32 local_ip4;
+	__u32 remote_ip6[4];
+	__u32 local_ip6[4];
+	__u32 remote_port;
+	__u32 local_port;
+	__u32 data_meta;
+	__u64 flow_keys;
+	__u64 tstamp;
+	__u32 wire_len;
+	__u32 gso_segs;
+	__u64 sk;
+	__u32 gso_size;
+};
+_Static_assert(__builtin_offsetof(struct __sk_buff, data) == 76, "linux/bpf.h");
+_Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "linux/bpf.h");
+
+/* Verdicts of tcx and tc programs. NEXT is also TC_ACT_UNSPEC: the next program, or the stack. */
+enum { NEXT = -1, SHOT = 2 };
+enum { PACKET_OTHERHOST = 3 };
 
 /* The kernel's helpers, by number (`enum bpf_func_id`). */
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static long (*bpf_l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to, __u64 flags) = (void *)11;
+static long (*bpf_clone_redirect)(struct __sk_buff *skb, __u32 ifindex, __u64 flags) = (void *)13;
+static long (*bpf_skb_vlan_pop)(struct __sk_buff *skb) = (void *)19;
+static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
+static long (*bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
+static __s64 (*bpf_csum_update)(struct __sk_buff *skb, __u32 csum) = (void *)40;
+static long (*bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, __u32 mode, __u64 flags) = (void *)50;
+static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;
+static long (*bpf_loop)(__u32 nr_loops, void *callback, void *context, __u64 flags) = (void *)181;
+enum { BPF_ADJ_ROOM_NET = 0, BPF_F_ADJ_ROOM_FIXED_GSO = 1 };

@@ -1,7 +1,30 @@
-//! Relaying in the kernel: the eBPF programs of a multicast relay, their loader and their maps.
+//! Relaying in the kernel: the eBPF program of a multicast relay, its loader and its maps.
 //!
-//! The programs are in C under `bpf/`, and so are the objects that clang makes of them (`cargo xtask bpf`).
+//! The program stands at the ingress of interfaces (tcx). It looks datagrams up by interface, destination and source, and for each
+//! output rewrites their headers and redirects a clone; superframes stay whole. [`KernelPath`] loads it, attaches it, tells it the
+//! rules and reads what it counted.
+//!
+//! What is not here: which rules there are, memberships, next hops and their changes. Whoever calls brings [`Rule`]s with everything
+//! resolved. The program is in C under `bpf/`, and so is the object that clang makes of it (`cargo xtask bpf`).
+//!
+//! What the program counts, and what not:
+//! - Frames that no rule wants are not counted: they go on to the stack as if there were no program.
+//! - A copy counts as sent when the kernel took it. Of clones it says when the device is missing or its queue full. Of the frame
+//!   itself, which becomes the last copy where nothing local wants it, it says nothing; nor, of either, what a device drops later, or
+//!   one that is down. Whoever follows the devices' states gives such outputs [`Way::Nowhere`].
 
-/// An object as committed, aligned as the loader wants it.
-#[allow(unused, reason = "the loader is under way")]
-pub(crate) static RELAY: &[u8] = aya::include_bytes_aligned!("../bpf/relay.bpf.o");
+mod arena;
+mod counts;
+mod error;
+mod grace;
+mod group;
+mod layout;
+mod object;
+mod path;
+mod pool;
+mod rule;
+
+pub use counts::Delta;
+pub use error::{AttachError, LoadError, UpdateError};
+pub use path::KernelPath;
+pub use rule::{Output, Rule, Way};

@@ -1,0 +1,171 @@
+//! One loaded object: its program, its maps by their types, its links. The only place that speaks with the loader library.
+
+use std::{ffi::CStr, io};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
+};
+
+use crate::{
+    error::{AttachError, LoadError, UpdateError, os_error},
+    layout::{Entry, FlowKey, InputCounts, Key, OutputCounts, RuleCounts},
+};
+
+static RELAY: &[u8] = aya::include_bytes_aligned!("../bpf/relay.bpf.o");
+
+/// How many of each the maps hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) inputs: u32,
+    pub(crate) rules: u32,
+    pub(crate) outputs: u32,
+    /// Entries of blocks: heads and outputs, those in use and those under way out of it.
+    pub(crate) entries: u32,
+}
+
+/// Flows counted at most, all rules together: as in a worker.
+const FLOWS_MAX: u32 = 49_152;
+
+/// Counters of each CPU.
+pub(crate) type PerCpu<C> = PerCpuArray<MapData, C>;
+
+pub(crate) struct Object {
+    ebpf: Ebpf,
+    pub(crate) routes: HashMap<MapData, Key, u64>,
+    pub(crate) blocks: Array<MapData, Entry>,
+    pub(crate) addresses: HashMap<MapData, Key, u32>,
+    pub(crate) inputs: PerCpu<InputCounts>,
+    pub(crate) rules: PerCpu<RuleCounts>,
+    pub(crate) outputs: PerCpu<OutputCounts>,
+    pub(crate) flows: HashMap<MapData, FlowKey, u8>,
+}
+
+impl Object {
+    pub(crate) fn load(sizes: Sizes) -> Result<Self, LoadError> {
+        let mut ebpf = EbpfLoader::new()
+            // Every rule can have its own destination, and a second key for its source.
+            .map_max_entries("routes", sizes.rules.saturating_mul(2))
+            .map_max_entries("addresses", sizes.rules)
+            .map_max_entries("blocks", sizes.entries)
+            .map_max_entries("inputs", sizes.inputs)
+            .map_max_entries("rules", sizes.rules)
+            .map_max_entries("outputs", sizes.outputs)
+            .map_max_entries("flows", FLOWS_MAX)
+            .load(RELAY)
+            .map_err(|error| LoadError::of(&error))?;
+        program(&mut ebpf)?.load().map_err(|error| LoadError::from_chain(&error))?;
+        Ok(Self {
+            routes: map(&mut ebpf, "routes")?,
+            blocks: map(&mut ebpf, "blocks")?,
+            addresses: map(&mut ebpf, "addresses")?,
+            inputs: map(&mut ebpf, "inputs")?,
+            rules: map(&mut ebpf, "rules")?,
+            outputs: map(&mut ebpf, "outputs")?,
+            flows: map(&mut ebpf, "flows")?,
+            ebpf,
+        })
+    }
+
+    /// Forgets the flows of rules, by their places.
+    pub(crate) fn forget_flows(&mut self, rules: &[u32]) {
+        if rules.is_empty() {
+            return;
+        }
+        // Bounded in case the table changes so fast that the walk begins over and over.
+        let flows = self.flows.keys().filter_map(Result::ok).take(2 * FLOWS_MAX as usize);
+        let gone: Vec<_> = flows.filter(|flow| rules.contains(&flow.rule)).collect();
+        for flow in gone {
+            // Twice in the list, if the walk began anew.
+            let _ = self.flows.remove(&flow);
+        }
+    }
+
+    /// Knows the flows that another knows, so that they do not count as new.
+    pub(crate) fn copy_flows(&mut self, from: &Self) {
+        for flow in from.flows.keys().filter_map(Result::ok).take(2 * FLOWS_MAX as usize) {
+            // If it cannot be, the flow counts again.
+            let _ = self.flows.insert(flow, 1, 0);
+        }
+    }
+
+    /// Attaches the program at the ingress of an interface, behind those that are there.
+    pub(crate) fn attach(&mut self, ifindex: u32) -> Result<Link, AttachError> {
+        let name = interface_name(ifindex).ok_or(AttachError::NoInterface { ifindex })?;
+        let program = program(&mut self.ebpf).map_err(|error| refused(&error))?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::last());
+        let link = program
+            .attach_with_options(&name, TcAttachType::Ingress, options)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| attach_error(&error, ifindex))?;
+        // The name may have gone to another interface in between.
+        if interface_name(ifindex).as_ref() != Some(&name) {
+            return Err(AttachError::NoInterface { ifindex });
+        }
+        Ok(Link(link))
+    }
+
+    /// Has a link of another object run this one's program from now on, without a moment in which none does.
+    pub(crate) fn take_over(&mut self, link: Link) -> Result<Link, AttachError> {
+        let program = program(&mut self.ebpf).map_err(|error| refused(&error))?;
+        let link = program.attach_to_link(link.0).and_then(|id| program.take_link(id));
+        Ok(Link(link.map_err(|error| attach_error(&error, 0))?))
+    }
+}
+
+/// A program on an interface, as long as this lives.
+pub(crate) struct Link(SchedClassifierLink);
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {
+    let missing = || LoadError::Failed { reason: "the object lacks its program".to_owned() };
+    let program = ebpf.program_mut("relay").ok_or_else(missing)?;
+    program.try_into().map_err(|_| missing())
+}
+
+fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError> {
+    let missing = |what: String| LoadError::Failed { reason: format!("map {name}: {what}") };
+    let map = ebpf.take_map(name).ok_or_else(|| missing("the object lacks it".to_owned()))?;
+    T::try_from(map).map_err(|error| missing(error.to_string()))
+}
+
+pub(crate) fn map_error(error: MapError) -> UpdateError {
+    UpdateError::Map { reason: os_error(&error).map_or_else(|| error.to_string(), errno_text) }
+}
+
+/// The values of all CPUs zero.
+pub(crate) fn clear<V: Pod + Default>(map: &mut PerCpuArray<MapData, V>, index: u32) -> io::Result<()> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    let zeroes = PerCpuValues::try_from(vec![V::default(); cpus])?;
+    map.set(index, zeroes, 0).map_err(io::Error::other)
+}
+
+fn attach_error(error: &(dyn std::error::Error + 'static), ifindex: u32) -> AttachError {
+    match os_error(error) {
+        Some(libc::ENODEV) => AttachError::NoInterface { ifindex },
+        // Kernels that do not know the attach type.
+        Some(libc::EINVAL) => AttachError::NoTcx,
+        _ => refused(error),
+    }
+}
+
+fn refused(error: &(dyn std::error::Error + 'static)) -> AttachError {
+    AttachError::Refused { reason: os_error(error).map_or_else(|| error.to_string(), errno_text) }
+}
+
+fn errno_text(errno: i32) -> String {
+    io::Error::from_raw_os_error(errno).to_string()
+}
+
+fn interface_name(ifindex: u32) -> Option<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the IF_NAMESIZE bytes that if_indextoname(3) asks for.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    CStr::from_bytes_until_nul(&name).ok()?.to_str().ok().map(str::to_owned)
+}

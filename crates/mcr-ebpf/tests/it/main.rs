@@ -1,0 +1,9 @@
+//! The program in the kernel, between namespaces.
+#![allow(clippy::unwrap_used)]
+
+mod arrivals;
+mod frames;
+mod life;
+mod outputs;
+mod rewrite;
+mod rig;

@@ -1,0 +1,212 @@
+//! Every field that a copy may have rewritten, byte for byte.
+
+use mcr_lab::require;
+use mcr_proto::endpoint::{Dscp, Ttl};
+
+use crate::{
+    frames::{Fields, SOURCE_MAC, build, pseudo_sum, read, v4},
+    rig::{Rig, mac_of},
+};
+
+const IN: &str = "239.1.1.1:5000";
+const OUT: &str = "239.2.2.2:6000";
+const IN6: &str = "[ff3e::1:2:3]:5000";
+const OUT6: &str = "[ff3e::4:5:6]:6000";
+
+fn incoming(ipv6: bool, payload: &[u8]) -> Fields {
+    let [source, destination] = if ipv6 { ["[fd00:1::1]:4000", IN6] } else { ["10.1.0.1:4000", IN] }
+        .map(|text| text.parse().unwrap());
+    let destination: std::net::SocketAddr = destination;
+    Fields {
+        macs: [mac_of(destination.ip()), SOURCE_MAC],
+        source,
+        destination,
+        hop_limit: 17,
+        // AF41 with ECN capable.
+        traffic_class: 34 << 2 | 2,
+        payload: payload.to_vec(),
+    }
+}
+
+#[test]
+fn each_field_of_a_copy_is_written_as_its_output_says() {
+    let Some(()) = require::netns() else { return };
+    for ipv6 in [false, true] {
+        let mut rig = Rig::new(1);
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        let unicast = if ipv6 { "[fd00:2::2]:7000" } else { "10.2.0.2:7000" };
+        rig.watch(&[to, unicast]);
+        let plain = rig.output(0, 1, to);
+        let mut kept = rig.output(0, 2, to);
+        (kept.source, kept.ttl) = (None, Ttl::Keep);
+        let mut marked = rig.output(0, 3, unicast);
+        (marked.ttl, marked.dscp) = (Ttl::Fixed(3), Dscp::Fixed(46));
+        rig.rule(1, input, vec![plain.clone(), kept, marked.clone()]);
+        // Of an even and an odd length, and of none.
+        for payload in [&b"payload"[..], b"payloads", b""] {
+            let came = incoming(ipv6, payload);
+            rig.send(&build(&came));
+            let copies: Vec<_> =
+                rig.seen_at_first().iter().map(|seen| (seen.frame.clone(), read(seen))).collect();
+            let out = rig.line.relay.link("out0").unwrap().mac.unwrap();
+            let base = Fields {
+                macs: [mac_of(to.parse::<std::net::SocketAddr>().unwrap().ip()), out],
+                source: plain.source.unwrap(),
+                destination: to.parse().unwrap(),
+                hop_limit: 64,
+                traffic_class: 34 << 2,
+                payload: payload.to_vec(),
+            };
+            let expected = [
+                base.clone(),
+                Fields { source: came.source, hop_limit: 16, ..base.clone() },
+                Fields {
+                    macs: [rig.sink_mac(0), out],
+                    destination: unicast.parse().unwrap(),
+                    hop_limit: 3,
+                    traffic_class: 46 << 2,
+                    ..base
+                },
+            ];
+            assert_eq!(copies.len(), 3);
+            for ((frame, fields), expected) in copies.iter().zip(&expected) {
+                assert_eq!(fields, expected);
+                // Nothing else was touched: identification, flow label and all.
+                assert_eq!(*frame, build(expected));
+            }
+        }
+        let totals = rig.totals();
+        assert_eq!((totals.frames, totals.matched), (3, 3));
+        assert_eq!(totals.rules[&1], (3, 15, 1));
+        assert_eq!(totals.copies.values().collect::<Vec<_>>(), [&(3, 15); 3]);
+        assert_eq!(totals.output_drops, []);
+    }
+}
+
+#[test]
+fn a_missing_udp_checksum_stays_missing() {
+    let Some(()) = require::netns() else { return };
+    let mut rig = Rig::new(1);
+    rig.watch(&[OUT]);
+    let output = rig.output(0, 1, OUT);
+    rig.rule(1, IN, vec![output]);
+    let mut frame = v4("10.1.0.1:4000", IN, 9, 0, b"unchecked");
+    frame[40..42].copy_from_slice(&[0, 0]);
+    rig.send(&frame);
+    let seen = rig.seen_at_first();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(read(&seen[0]).payload, b"unchecked");
+    assert_eq!(seen[0].frame[40..42], [0, 0]);
+}
+
+#[test]
+fn a_checksum_that_comes_out_as_zero_is_written_as_its_other_form() {
+    let Some(()) = require::netns() else { return };
+    for ipv6 in [false, true] {
+        let mut rig = Rig::new(1);
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        rig.watch(&[to]);
+        let output = rig.output(0, 1, to);
+        let source = output.source.unwrap();
+        rig.rule(1, input, vec![output]);
+        // A payload word that makes the sum of the copy all ones.
+        let destination: std::net::SocketAddr = to.parse().unwrap();
+        let others = [pseudo_sum(source, destination, 10), source.port(), destination.port(), 10];
+        let mut sum: u32 = others.iter().map(|word| u32::from(*word)).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        let word = !(sum as u16);
+        rig.send(&build(&incoming(ipv6, &word.to_be_bytes())));
+        let seen = rig.seen_at_first();
+        assert_eq!(read(&seen[0]).payload, word.to_be_bytes());
+        let at = if ipv6 { 60 } else { 40 };
+        assert_eq!(seen[0].frame[at..at + 2], [0xff, 0xff]);
+    }
+}
+
+#[test]
+fn a_partial_checksum_stays_partial_and_is_that_of_the_new_addresses() {
+    let Some(()) = require::netns() else { return };
+    for ipv6 in [false, true] {
+        let mut rig = Rig::new(1);
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        rig.watch(&[to]);
+        let outputs = (1..=3).map(|slot| rig.output(0, slot, to)).collect();
+        rig.rule(1, input, outputs);
+        let came = incoming(ipv6, b"a partial one");
+        let mut frame = build(&came);
+        let udp = if ipv6 { 54 } else { 34 };
+        let sum = pseudo_sum(came.source, came.destination, 8 + 13);
+        frame[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
+        // VIRTIO_NET_HDR_F_NEEDS_CSUM, no GSO, csum_start and csum_offset.
+        let vnet = [1, 0, 0, 0, 0, 0, udp as u8, 0, 6, 0];
+        rig.send_with(&vnet, &frame);
+        let seen = rig.seen_at_first();
+        assert_eq!(seen.len(), 3);
+        for copy in &seen {
+            assert!(copy.is_partial());
+            assert_eq!(read(copy).payload, b"a partial one");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_udp_checksum_stays_wrong() {
+    let Some(()) = require::netns() else { return };
+    let mut rig = Rig::new(1);
+    rig.watch(&[OUT]);
+    let output = rig.output(0, 1, OUT);
+    rig.rule(1, IN, vec![output.clone()]);
+    let right = v4("10.1.0.1:4000", IN, 9, 0, b"damaged");
+    let mut damaged = right.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    rig.send(&right);
+    rig.send(&damaged);
+    let seen = rig.seen_at_first();
+    let mut expected = seen[0].frame.clone();
+    *expected.last_mut().unwrap() ^= 1;
+    assert_eq!(seen[1].frame, expected);
+}
+
+#[test]
+fn what_goes_on_to_the_stack_is_as_it_came() {
+    let Some(()) = require::netns() else { return };
+    for ipv6 in [false, true] {
+        let mut rig = Rig::new(1);
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        rig.watch(&[to]);
+        let outputs: Vec<_> = (1..=3).map(|slot| rig.output(0, slot, to)).collect();
+        let local = rig.line.relay.enter(|| listener(input, "in0"));
+        let mut rule = rig.rule_of(input, outputs);
+        rule.local = true;
+        rig.path.set_rule(mcr_proto::plan::RuleSlot(1), rule.clone()).unwrap();
+        let came = incoming(ipv6, b"for both");
+        rig.send(&build(&came));
+        assert_eq!(rig.seen_at_first().len(), 3);
+        let mut buffer = [0; 64];
+        let (bytes, from) = local.recv_from(&mut buffer).expect("the local listener gets it");
+        assert_eq!((&buffer[..bytes], from), (&b"for both"[..], came.source));
+        // Not wanted any more, it gets nothing.
+        rule.local = false;
+        rig.path.set_rule(mcr_proto::plan::RuleSlot(1), rule).unwrap();
+        rig.send(&build(&came));
+        assert_eq!(rig.seen_at_first().len(), 3);
+        local.set_nonblocking(true).unwrap();
+        assert_eq!(local.recv_from(&mut buffer).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(rig.totals().matched, 2);
+    }
+}
+
+/// A socket that has joined a group.
+fn listener(group: &str, ifname: &str) -> std::net::UdpSocket {
+    let group: std::net::SocketAddr = group.parse().unwrap();
+    let socket = std::net::UdpSocket::bind(group).unwrap();
+    let index = nix::net::if_::if_nametoindex(ifname).unwrap();
+    match group.ip() {
+        std::net::IpAddr::V4(v4) => socket.join_multicast_v4(&v4, &[10, 1, 0, 2].into()).unwrap(),
+        std::net::IpAddr::V6(v6) => socket.join_multicast_v6(&v6, index).unwrap(),
+    }
+    socket.set_read_timeout(Some(crate::rig::DEADLINE)).unwrap();
+    socket
+}

@@ -84,10 +84,22 @@ impl Source {
     /// # Panics
     /// If the kernel refuses one.
     pub fn send(&self, payloads: &[Vec<u8>]) {
+        self.send_all(self.to, payloads);
+    }
+
+    /// Sends each payload as one datagram to another address of the same family.
+    ///
+    /// # Panics
+    /// If `to` is no address with a port, or the kernel refuses one.
+    pub fn send_to(&self, to: &str, payloads: &[Vec<u8>]) {
+        self.send_all(to.parse().expect("an address and a port"), payloads);
+    }
+
+    fn send_all(&self, to: SocketAddr, payloads: &[Vec<u8>]) {
         on_one_core(|| {
             for payload in payloads {
-                let sent = self.socket.send_to(payload, self.to);
-                assert_eq!(sent.unwrap_or_else(|error| panic!("{}: {error}", self.to)), payload.len());
+                let sent = self.socket.send_to(payload, to);
+                assert_eq!(sent.unwrap_or_else(|error| panic!("{to}: {error}")), payload.len());
             }
         });
     }

@@ -4,12 +4,13 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoMacVlan, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     MacVlanMode, Stats64,
 };
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
 use crate::error::LabError;
 use crate::namespace::Namespace;
@@ -142,6 +143,46 @@ impl Namespace {
     pub fn set_mac(&self, ifname: &str, mac: [u8; 6]) -> Result<(), LabError> {
         let what = || format!("set hardware address of {ifname} to {mac:02x?}");
         self.set_link(ifname, what, |link| link.attributes.push(LinkAttribute::Address(mac.to_vec())))
+    }
+
+    /// Takes the queue away that the kernel keeps in front of a device: what the device does not take at once is dropped, and
+    /// the sender told.
+    pub fn set_noqueue(&self, ifname: &str) -> Result<(), LabError> {
+        self.set_queue(ifname, || format!("take the queue of {ifname} away"), "noqueue", Vec::new())
+    }
+
+    /// Lets a device send at most so much on average (tc-tbf(8)), with a queue and a burst of `queue_bytes` each; what the queue has
+    /// no room for is dropped, and the sender told.
+    pub fn set_rate_limit(&self, ifname: &str, bytes_per_s: u32, queue_bytes: u32) -> Result<(), LabError> {
+        // Of linux/pkt_sched.h: TCA_TBF_PARMS is a `struct tc_tbf_qopt`, TCA_TBF_BURST takes the place of its buffer.
+        const PARAMETERS: u16 = 1;
+        const BURST: u16 = 6;
+        const LINK_LAYER_ETHERNET: u8 = 1;
+        let mut parameters = vec![0; 36];
+        parameters[1] = LINK_LAYER_ETHERNET;
+        parameters[8..12].copy_from_slice(&bytes_per_s.to_ne_bytes());
+        parameters[24..28].copy_from_slice(&queue_bytes.to_ne_bytes());
+        let options = [(PARAMETERS, parameters), (BURST, queue_bytes.to_ne_bytes().to_vec())];
+        let options = options.map(|(kind, value)| TcOption::Other(DefaultNla::new(kind, value)));
+        self.set_queue(ifname, || format!("limit the rate of {ifname}"), "tbf", options.to_vec())
+    }
+
+    fn set_queue(
+        &self,
+        ifname: &str,
+        what: impl FnOnce() -> String,
+        kind: &str,
+        options: Vec<TcOption>,
+    ) -> Result<(), LabError> {
+        let mut queue = TcMessage::default();
+        queue.header.index = self.link_index(ifname)? as i32;
+        queue.header.parent = TcHandle::ROOT;
+        queue.attributes.push(TcAttribute::Kind(kind.to_owned()));
+        if !options.is_empty() {
+            queue.attributes.push(TcAttribute::Options(options));
+        }
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.requests().send(what, flags, RouteNetlinkMessage::NewQueueDiscipline(queue)).map(drop)
     }
 
     /// Deletes a link; of a veth pair the other end goes too.

@@ -101,6 +101,8 @@ pub struct SenderKey {
     pub source: Option<(IpAddr, Option<u16>)>,
     /// TTL or hop limit, unless set with each send.
     pub hop_limit: u8,
+    /// Whether it sends to groups, or to hosts: only what is about groups is free of ICMP errors, so that it can be told of full queues.
+    pub multicast: bool,
     /// Whether local listeners get multicast copies.
     pub multicast_loop: bool,
     /// A raw socket, for copies that keep the incoming source.
@@ -298,6 +300,7 @@ fn compile_output(output: &Output, network: &impl Network, abilities: Abilities)
             Ttl::Fixed(ttl) if !raw => ttl,
             Ttl::Fixed(_) | Ttl::Keep => 64,
         },
+        multicast: output.address.is_multicast() && !raw,
         multicast_loop: output.multicast_loop,
         raw,
     };

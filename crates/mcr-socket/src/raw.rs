@@ -3,7 +3,7 @@
 //! Opens and tunes; builds no header and receives nothing.
 
 use crate::packet::send_buffer;
-use crate::udp::{deaf, send_by};
+use crate::udp::{deaf, report_errors, send_by};
 use crate::{Family, OpenError, sys};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -24,7 +24,8 @@ pub struct RawOutput {
 /// `sendmsg` decides the route.
 ///
 /// In IPv4 the kernel fills in total length and header checksum, and an id and source that are 0 (raw(7)); in IPv6
-/// nothing. It does not fragment: a packet longer than the MTU is refused with EMSGSIZE.
+/// nothing. It does not fragment: a packet longer than the MTU is refused with EMSGSIZE, one that the device's queue has no room
+/// for with ENOBUFS.
 ///
 /// # Errors
 /// [`OpenError`]: without CAP_NET_RAW `NotPermitted`.
@@ -50,6 +51,8 @@ pub fn open_output(options: &RawOutput) -> Result<OwnedFd, OpenError> {
             set(libc::SOL_IPV6, libc::IPV6_MULTICAST_LOOP, options.multicast_loop, "IPV6_MULTICAST_LOOP")?;
         }
     }
+    // No ICMP error finds this socket: it is not of the protocol that such an error is about.
+    report_errors(fd.as_fd(), options.family)?;
     send_buffer(fd.as_fd(), options.send_buffer_bytes)?;
     if let Some(ifindex) = options.ifindex {
         send_by(fd.as_fd(), options.family, ifindex)?;

@@ -9,4 +9,4 @@ mod output;
 pub use control::UdpControl;
 pub use input::{UdpInput, add_source, open_input, remove_source};
 pub use output::{UdpOutput, open_output};
-pub(crate) use output::{deaf, send_by};
+pub(crate) use output::{deaf, report_errors, send_by};

@@ -10,6 +10,7 @@ use mcr_socket::udp::{UdpControl, UdpInput, UdpOutput, add_source, open_input, o
 use mcr_socket::{Family, OpenError, dropped, receive_buffer_bytes, send_buffer_bytes, socket_addr};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 fn input(
     net: &Namespace,
@@ -33,6 +34,7 @@ fn output(net: &Namespace, ifname: Option<&str>, family: Family) -> UdpOutput {
         source: None,
         hop_limit: 17,
         multicast_loop: false,
+        report_full_queue: false,
         send_buffer_bytes: 1 << 20,
     }
 }
@@ -347,5 +349,54 @@ fn sockets_are_closed_on_exec_and_do_not_block() {
             (flags & libc::FD_CLOEXEC, status & libc::O_NONBLOCK),
             (libc::FD_CLOEXEC, libc::O_NONBLOCK)
         );
+    }
+}
+
+#[test]
+fn outputs_may_share_a_source_port_and_an_input_keeps_its_own() {
+    let Some(()) = require::netns() else { return };
+    let line = Line::new().unwrap();
+    for (family, source, to) in
+        [(Family::V4, "10.1.0.1:7000", "10.1.0.2:5000"), (Family::V6, "[fd00:1::1]:7000", "[fd00:1::2]:5000")]
+    {
+        let input = input(&line.relay, to, "in0", &[], false).unwrap();
+        let source: SocketAddr = source.parse().unwrap();
+        let by_device = UdpOutput { source: Some(source), ..output(&line.source, Some("src0"), family) };
+        let by_route = UdpOutput { hop_limit: 9, ..UdpOutput { ifindex: None, ..by_device } };
+        for options in [by_device, by_device, by_route] {
+            let output = line.source.enter(|| open_output(&options)).unwrap();
+            let other = line.source.enter(|| open_output(&by_device)).unwrap();
+            for output in [&output, &other] {
+                send(output, b"there", to);
+                assert_eq!(socket_addr(&recv(&input).name).unwrap(), source);
+            }
+        }
+        // Whoever receives at an address keeps it to himself.
+        let taken = UdpOutput { source: Some(to.parse().unwrap()), ..output(&line.relay, None, family) };
+        let error = line.relay.enter(|| open_output(&taken)).unwrap_err();
+        assert!(matches!(error, OpenError::AddressInUse { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_full_device_queue_is_reported_where_that_was_asked_for() {
+    let Some(()) = require::netns() else { return };
+    let net = Namespace::new().unwrap();
+    let tun = mcr_lab::Tun::new(&net, "tun0").unwrap();
+    net.quiet_ipv6().unwrap();
+    net.add_address("tun0", [10, 50, 0, 1].into(), 24).unwrap();
+    net.add_address("tun0", [0xfd00, 50, 0, 0, 0, 0, 0, 1].into(), 64).unwrap();
+    net.set_up("tun0").unwrap();
+    net.set_noqueue("tun0").unwrap();
+    for (family, to) in [(Family::V4, "239.1.1.1:5000"), (Family::V6, "[ff15::1]:5000")] {
+        let silent = output(&net, Some("tun0"), family);
+        let telling = UdpOutput { report_full_queue: true, ..silent };
+        let [silent, telling] = [silent, telling].map(|options| net.enter(|| open_output(&options)).unwrap());
+        let filled = (0..10_000).find_map(|_| sender(&telling).send_to(&[0; 100], to).err());
+        assert_eq!(filled.unwrap().raw_os_error(), Some(libc::ENOBUFS));
+        sender(&silent).send_to(&[0; 100], to).unwrap();
+        while tun.read(Duration::ZERO).unwrap().is_some() {}
+        sender(&telling).send_to(&[0; 100], to).unwrap();
+        assert!(tun.read(DEADLINE).unwrap().is_some());
     }
 }

@@ -281,5 +281,14 @@ fn open_sender(key: &SenderKey) -> Result<OwnedFd, OpenError> {
     }
     let source = key.source.map(|(address, port)| (address, port.unwrap_or(0)).into());
     let hop_limit = key.hop_limit;
-    udp::open_output(&UdpOutput { family, ifindex, source, hop_limit, multicast_loop, send_buffer_bytes })
+    let report_full_queue = key.multicast;
+    udp::open_output(&UdpOutput {
+        family,
+        ifindex,
+        source,
+        hop_limit,
+        multicast_loop,
+        report_full_queue,
+        send_buffer_bytes,
+    })
 }

@@ -38,6 +38,8 @@ pub(crate) struct Context<'a> {
 struct Planned {
     run: u32,
     send: engine::Send,
+    /// Whether it failed already, for what may have been another's fault.
+    is_second: bool,
 }
 
 /// The sends of a batch.
@@ -120,7 +122,7 @@ impl Sends {
         let place = self.in_flight.get_mut(token as usize).and_then(Option::take);
         let planned = place.expect("a token comes back once, from the send that bore it");
         self.free.push(token as u32);
-        let Planned { run: index, send } = planned;
+        let Planned { run: index, send, is_second } = planned;
         let run = &engine.runs()[index as usize];
         match result {
             Ok(_) => {
@@ -129,11 +131,14 @@ impl Sends {
                     self.proven.note(send.slot, run.segment());
                 }
             }
+            Err(errno) if !is_second && may_be_of_another(&send, errno) => {
+                self.again.push_back(Planned { is_second: true, ..planned });
+            }
             Err(errno) if send.datagrams > 1 && refuses_segments(errno) => {
                 let segment = run.segment();
                 engine.refuse_segments(send.output, segment);
                 let one_by_one = engine::one_by_one(send);
-                self.again.extend(one_by_one.map(|send| Planned { run: index, send }));
+                self.again.extend(one_by_one.map(|send| Planned { run: index, send, is_second }));
             }
             Err(errno) => counts.refused(send.slot, send.datagrams, errno),
         }
@@ -181,7 +186,7 @@ impl Sends {
         let Self { planned, proven, proving, .. } = self;
         context.engine.sends(index, context.now_ns, &mut context.counts, |run, send| {
             *proving |= send.datagrams > 1 && !proven.carries(send.slot, run.segment());
-            planned.push_back(Planned { run: index as u32, send });
+            planned.push_back(Planned { run: index as u32, send, is_second: false });
         });
     }
 }
@@ -241,6 +246,27 @@ fn raw_headers(io: &Io, frames: &[Frame], run: &Run, send: &engine::Send) -> Res
     // The engine gives raw sends a hop limit always, and a traffic class unless it is 0.
     let hop_limit = send.hop_limit.unwrap_or(64);
     Headers::new(source, send.destination, hop_limit, send.traffic_class.unwrap_or(0), payload)
+}
+
+/// Whether a send may have failed, without being made, because of an ICMP error about an earlier one: a socket that sends to
+/// groups is told of errors (`mcr_socket::udp::UdpOutput`). Nobody answers what is sent to a group with such an error, but anybody
+/// can forge one (icmp_err_convert and icmpv6_err_convert of the kernel).
+fn may_be_of_another(send: &engine::Send, errno: i32) -> bool {
+    matches!(send.via, Via::Udp(_))
+        && send.destination.ip().is_multicast()
+        && matches!(
+            errno,
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EMSGSIZE
+                | libc::EPROTO
+                | libc::EACCES
+        )
 }
 
 /// What Linux says to `UDP_SEGMENT`: EINVAL or EMSGSIZE where a segment is larger than the MTU (udp_send_skb), EIO where the

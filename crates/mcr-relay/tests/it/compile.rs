@@ -251,14 +251,18 @@ fn a_sending_socket_is_what_its_output_says() {
         ifindex: None,
         source: None,
         hop_limit: 64,
+        multicast: false,
         multicast_loop: false,
         raw: false,
     };
     assert_eq!(sender("10.100.0.2:6000"), plain);
-    assert_eq!(sender("239.2.2.2:6000@eth1"), SenderKey { ifindex: Some(3), ..plain });
-    assert_eq!(sender("[ff05::2]:6000@eth2"), SenderKey { ipv6: true, ifindex: Some(4), ..plain });
+    assert_eq!(sender("239.2.2.2:6000@eth1"), SenderKey { ifindex: Some(3), multicast: true, ..plain });
+    assert_eq!(
+        sender("[ff05::2]:6000@eth2"),
+        SenderKey { ipv6: true, ifindex: Some(4), multicast: true, ..plain }
+    );
     assert_eq!(sender("10.100.0.2:6000,ttl=16"), SenderKey { hop_limit: 16, ..plain });
-    let looped = SenderKey { ifindex: Some(3), multicast_loop: true, ..plain };
+    let looped = SenderKey { ifindex: Some(3), multicast: true, multicast_loop: true, ..plain };
     assert_eq!(sender("239.2.2.2:6000@eth1,loop=on"), looped);
     let fixed = SenderKey { source: Some((ip("10.0.0.1"), Some(7000))), ..plain };
     assert_eq!(sender("10.100.0.2:6000,source=10.0.0.1:7000"), fixed);

@@ -21,6 +21,10 @@ pub struct UdpOutput {
     pub hop_limit: u8,
     /// Whether listeners on this host get a copy of what is sent to a group.
     pub multicast_loop: bool,
+    /// Whether a send fails with ENOBUFS when the queue of the device is full. Otherwise Linux drops the datagram and says that
+    /// it was sent. With it, an ICMP error about an earlier datagram fails a later send (`IP_RECVERR`, ip(7)), whichever its
+    /// destination: for sockets that send to groups, about which hosts send no ICMP errors (RFC 1122, 3.2.2).
+    pub report_full_queue: bool,
     /// Send buffer; beyond `net.core.wmem_max` only with CAP_NET_ADMIN. 0 leaves the default.
     pub send_buffer_bytes: usize,
 }
@@ -29,6 +33,7 @@ pub struct UdpOutput {
 ///
 /// A datagram longer than the MTU is sent in fragments, by this host or a router, as by any UDP sender (the
 /// don't-fragment bit is off). It receives nothing: its filter drops everything.
+/// Any number of outputs may have the same source address and port.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -45,6 +50,9 @@ pub fn open_output(options: &UdpOutput) -> Result<OwnedFd, OpenError> {
         Family::V4 => tune_v4(fd.as_fd(), options)?,
         Family::V6 => tune_v6(fd.as_fd(), options)?,
     }
+    if options.report_full_queue {
+        report_errors(fd.as_fd(), options.family)?;
+    }
     send_buffer(fd.as_fd(), options.send_buffer_bytes)?;
     if let Some(ifindex) = options.ifindex {
         send_by(fd.as_fd(), options.family, ifindex)?;
@@ -54,6 +62,11 @@ pub fn open_output(options: &UdpOutput) -> Result<OwnedFd, OpenError> {
         let source = address::scoped(source, options.ifindex.unwrap_or(0));
         if Family::of(source.ip()) != options.family {
             return Err(OpenError::Family { address: source, family: options.family });
+        }
+        // Other outputs may send from the same port. Never SO_REUSEADDR: an input of the same address would get nothing more.
+        if source.port() != 0 {
+            sys::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, &1i32)
+                .map_err(OpenError::call("SO_REUSEPORT"))?;
         }
         sys::bind(fd.as_fd(), address::Storage::new(source).used()).map_err(OpenError::bind(source))?;
     }
@@ -65,6 +78,16 @@ pub(crate) fn deaf(fd: BorrowedFd<'_>) -> Result<(), OpenError> {
     attach(fd, &Filter::drop_all())?;
     // The kernel makes it the least it allows (SOCK_MIN_RCVBUF).
     sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &0i32).map_err(OpenError::call("SO_RCVBUF"))
+}
+
+/// Without this option a datagram that the device's queue has no room for counts as sent (udp_send_skb and
+/// raw_send_hdrinc of the kernel).
+pub(crate) fn report_errors(fd: BorrowedFd<'_>, family: Family) -> Result<(), OpenError> {
+    let (level, name, call) = match family {
+        Family::V4 => (libc::SOL_IP, libc::IP_RECVERR, "IP_RECVERR"),
+        Family::V6 => (libc::SOL_IPV6, libc::IPV6_RECVERR, "IPV6_RECVERR"),
+    };
+    sys::set_option(fd, level, name, &1i32).map_err(OpenError::call(call))
 }
 
 /// Chooses the interface without any right. Must come before a bind to the interface, after which the kernel refuses

@@ -263,6 +263,7 @@ pub(crate) fn udp_output(net: &Namespace, family: Family) -> OwnedFd {
         source: None,
         hop_limit: 64,
         multicast_loop: false,
+        report_full_queue: false,
         send_buffer_bytes: BUFFER_BYTES,
     };
     net.enter(|| udp::open_output(&options)).unwrap_or_else(|error| panic!("{error}"))

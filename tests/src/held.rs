@@ -32,6 +32,26 @@ impl Held {
     }
 }
 
+/// A counter of a namespace's /proc/net/snmp, as in `Icmp` and `OutDestUnreachs`; with an empty `table` of its snmp6, as in
+/// `Icmp6OutDestUnreachs`.
+///
+/// # Panics
+/// If there is no such counter.
+pub fn host_counter(namespace: &Namespace, table: &str, name: &str) -> u64 {
+    let text = namespace.enter(|| self::table(if table.is_empty() { "snmp6" } else { "snmp" }));
+    let value = if table.is_empty() {
+        let lines = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+        lines.filter(|(known, _)| *known == name).map(|(_, value)| value.trim().to_owned()).next()
+    } else {
+        // A line of names, then one of values.
+        let mut lines = text.lines().filter(|line| line.starts_with(&format!("{table}:")));
+        let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+        pairs.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
+    };
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no counter {table} {name}"))
+}
+
 fn table(name: &str) -> String {
     fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
 }

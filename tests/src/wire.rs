@@ -127,28 +127,42 @@ impl Frame {
     pub fn parse(&self) -> Parsed {
         assert!(!self.checksum_is_partial, "switch tx-checksum-ip-generic off to see checksums");
         let sliced = SlicedPacket::from_ethernet(&self.bytes).expect("an Ethernet frame");
-        let Some(TransportSlice::Udp(udp)) = &sliced.transport else { panic!("not UDP: {sliced:?}") };
-        let (header, payload) = (udp.to_header(), udp.payload());
-        let (from, to, ttl, traffic_class, checksum): (IpAddr, IpAddr, _, _, _) = match &sliced.net {
-            Some(NetSlice::Ipv4(ip)) => {
-                let ip = ip.header().to_header();
-                assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IPv4 header checksum");
-                let class = (ip.dscp.value() << 2) | ip.ecn.value();
-                let checksum = header.calc_checksum_ipv4(&ip, payload);
-                (ip.source.into(), ip.destination.into(), ip.time_to_live, class, checksum)
-            }
-            Some(NetSlice::Ipv6(ip)) => {
-                let ip = ip.header().to_header();
-                let checksum = header.calc_checksum_ipv6(&ip, payload);
-                (ip.source.into(), ip.destination.into(), ip.hop_limit, ip.traffic_class, checksum)
-            }
-            other => panic!("not IP: {other:?}"),
-        };
-        assert_eq!(Ok(header.checksum), checksum, "UDP checksum");
-        let (from, to) =
-            (SocketAddr::new(from, header.source_port), SocketAddr::new(to, header.destination_port));
-        Parsed { from, to, ttl, traffic_class, payload: payload.to_vec() }
+        parsed(&sliced).unwrap_or_else(|| panic!("not UDP: {sliced:?}"))
     }
+}
+
+/// Reads a packet that begins with its IP header; none if it is not of UDP.
+///
+/// # Panics
+/// If it is no IP packet, or a checksum is wrong.
+#[track_caller]
+pub fn parse_ip(packet: &[u8]) -> Option<Parsed> {
+    parsed(&SlicedPacket::from_ip(packet).expect("an IP packet"))
+}
+
+#[track_caller]
+fn parsed(sliced: &SlicedPacket<'_>) -> Option<Parsed> {
+    let Some(TransportSlice::Udp(udp)) = &sliced.transport else { return None };
+    let (header, payload) = (udp.to_header(), udp.payload());
+    let (from, to, ttl, traffic_class, checksum): (IpAddr, IpAddr, _, _, _) = match &sliced.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            let ip = ip.header().to_header();
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IPv4 header checksum");
+            let class = (ip.dscp.value() << 2) | ip.ecn.value();
+            let checksum = header.calc_checksum_ipv4(&ip, payload);
+            (ip.source.into(), ip.destination.into(), ip.time_to_live, class, checksum)
+        }
+        Some(NetSlice::Ipv6(ip)) => {
+            let ip = ip.header().to_header();
+            let checksum = header.calc_checksum_ipv6(&ip, payload);
+            (ip.source.into(), ip.destination.into(), ip.hop_limit, ip.traffic_class, checksum)
+        }
+        _ => return None,
+    };
+    assert_eq!(Ok(header.checksum), checksum, "UDP checksum");
+    let (from, to) =
+        (SocketAddr::new(from, header.source_port), SocketAddr::new(to, header.destination_port));
+    Some(Parsed { from, to, ttl, traffic_class, payload: payload.to_vec() })
 }
 
 /// Ethernet addresses: who sends and who shall receive.

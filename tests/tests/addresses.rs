@@ -10,7 +10,7 @@ use std::{
     net::UdpSocket,
 };
 
-use mcr_e2e::{Bed, Cell, Daemon, Sink, Source, eventually, in_every_cell, law, source};
+use mcr_e2e::{Bed, Cell, Daemon, Sink, Source, eventually, held::host_counter, in_every_cell, law, source};
 use mcr_lab::{Line, Namespace};
 use mcr_proto::rule::Datapath;
 
@@ -31,23 +31,6 @@ fn source_filters(namespace: &Namespace) -> BTreeSet<(String, String, String, St
         let fields = lines.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         fields.map(|field| (field[2].clone(), field[3].clone(), field[4].clone(), field[5].clone())).collect()
     })
-}
-
-/// A counter of a namespace's /proc/net/snmp, as in `Icmp OutDestUnreachs`, or of its snmp6, as in `Icmp6OutDestUnreachs`.
-fn host_counter(namespace: &Namespace, table: &str, name: &str) -> u64 {
-    let text = namespace.enter(|| {
-        let file = if table.is_empty() { "snmp6" } else { "snmp" };
-        fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap()
-    });
-    if table.is_empty() {
-        let line = text.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
-        return line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    }
-    // A line of names, then one of values.
-    let mut lines = text.lines().filter(|line| line.starts_with(&format!("{table}:")));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
-    pairs.find(|(known, _)| *known == name).unwrap().1.parse().unwrap()
 }
 
 /// A daemon with a rule for each of `count` groups of both families, all to one output; each must get its datagrams.

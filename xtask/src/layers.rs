@@ -19,6 +19,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "mcr-metrics",
     "mcr-socket",
     "mcr-uring-io",
+    "mcr-xdp",
 ];
 const FORBID: &str = "#![forbid(unsafe_code)]";
 

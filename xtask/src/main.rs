@@ -6,6 +6,7 @@ mod bench;
 mod bpf;
 mod dependencies;
 mod fuzz;
+mod instructions;
 mod layers;
 mod published;
 
@@ -48,6 +49,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
+    /// Count the instructions of hot functions (needs valgrind), and write them as the new baseline
+    Instructions {
+        /// Write nothing, and fail if a function costs more than its baseline
+        #[arg(long)]
+        check: bool,
+    },
     /// Run fuzz targets, all of them or one (needs a nightly toolchain and cargo-fuzz)
     Fuzz {
         /// Target to run; all, one after another, without it
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
         Command::Package => published::package(),
         Command::Bpf { check } => bpf::run(check),
         Command::Bench { args } => bench::run(&args),
+        Command::Instructions { check } => instructions::run(check),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };
     match result {

@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod classify;
+mod config;
+mod counters;
+pub mod filter;
+mod guard;
+mod headers;
+mod outcome;
+mod process;
+mod reflector;
+mod rewrite;
+mod standard;
+mod table;
+mod time;
+
+pub use crate::{
+    config::{
+        Allow, Config, ConfigError, Echo, Limit, Limits, Mode, Oam, Prefix, Sequence, Signatures, Stamp,
+        Twamp,
+    },
+    counters::{Count, Counters},
+    headers::Mac,
+    outcome::{Kind, Outcome, Reason},
+    process::{BackEnd, FromReflector, ToReflector},
+    reflector::{Meta, Reflector, Traffic},
+    time::{Now, WallTime},
+};

@@ -1,0 +1,51 @@
+//! What a reflecting process is told and tells, for whoever runs one: plain data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+
+/// How frames are got and sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackEnd {
+    /// AF_PACKET.
+    Packet,
+}
+
+/// To the process. Descriptors come beside `Start`, in an order that its back end says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToReflector {
+    /// Begin; the first message.
+    Start {
+        /// Options.
+        config: Config,
+        /// How frames are got and sent.
+        back_end: BackEnd,
+        /// Turn-round times are measured for one frame of so many; 0 for none.
+        latency_every: u32,
+        /// Whom to run as; none where there is no right to change.
+        ids: Option<(u32, u32)>,
+        /// The core to run on.
+        core: Option<u32>,
+    },
+    /// Use these options from now on.
+    Configure {
+        /// All of them.
+        config: Config,
+    },
+    /// End.
+    Stop,
+}
+
+/// From the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromReflector {
+    /// It has no rights any more and reflects.
+    Ready,
+    /// Something for the log.
+    Log {
+        /// It is a failure.
+        error: bool,
+        /// What.
+        text: String,
+    },
+}

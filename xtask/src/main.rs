@@ -5,6 +5,7 @@
 mod bench;
 mod bpf;
 mod dependencies;
+mod docs;
 mod fuzz;
 mod instructions;
 mod layers;
@@ -28,6 +29,12 @@ enum Command {
     Layers,
     /// Check the licences of all dependencies, which of them are there twice, and which where they should not be
     Dependencies,
+    /// Write the parts of docs/ that are made from code
+    Docs {
+        /// Write nothing, and fail if something would change
+        #[arg(long)]
+        check: bool,
+    },
     /// Write the public interfaces of the published crates to docs/api
     Api {
         /// Write nothing, and fail if an interface differs from its text
@@ -71,6 +78,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Api { check } => published::api(check),
         Command::Dependencies => dependencies::run(),
+        Command::Docs { check } => docs::run(check),
         Command::Package => published::package(),
         Command::Bpf { check } => bpf::run(check),
         Command::Bench { args } => bench::run(&args),

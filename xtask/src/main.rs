@@ -5,6 +5,7 @@
 mod bench;
 mod bpf;
 mod dependencies;
+mod dist;
 mod docs;
 mod fuzz;
 mod instructions;
@@ -29,6 +30,12 @@ enum Command {
     Layers,
     /// Check the licences of all dependencies, which of them are there twice, and which where they should not be
     Dependencies,
+    /// Make the tarball and the Debian package, in target/dist
+    Dist {
+        /// Install the package into a clean Debian root and try it there (needs root and debootstrap)
+        #[arg(long)]
+        check: bool,
+    },
     /// Write the parts of docs/ that are made from code
     Docs {
         /// Write nothing, and fail if something would change
@@ -78,6 +85,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Api { check } => published::api(check),
         Command::Dependencies => dependencies::run(),
+        Command::Dist { check } => dist::run(check),
         Command::Docs { check } => docs::run(check),
         Command::Package => published::package(),
         Command::Bpf { check } => bpf::run(check),

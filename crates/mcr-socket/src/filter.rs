@@ -1,7 +1,8 @@
 //! Kernel filters that let through only what somebody wants.
 //!
 //! A filter is compiled from what is wanted into classic BPF, by binary search over the addresses, so that foreign
-//! traffic costs a handful of instructions and never reaches user space. It looks at packets only as far as it must;
+//! traffic costs a handful of instructions and never reaches user space. Where much is wanted, or it changes often, a
+//! [`LiveFilter`] looks it up in a map instead. A filter looks at packets only as far as it must;
 //! whatever it lets through is still parsed and judged there. Invariant: a filter refuses nothing that is wanted,
 //! whichever [`Precision`] it has.
 
@@ -9,8 +10,12 @@ mod assemble;
 mod compile;
 #[cfg(test)]
 mod interpret;
+mod live;
+mod program;
 #[cfg(test)]
 mod tests;
+
+pub use live::LiveFilter;
 
 use crate::sys;
 use std::io;
@@ -98,6 +103,19 @@ impl Filter {
     /// The filter that lets nothing through, for sockets that are only there to send or to join.
     pub fn drop_all() -> Self {
         Self { programs: vec![(Precision::Exact, compile::drop_all())] }
+    }
+
+    /// The coarsest: all UDP of the families IPv4 and IPv6, as far as they are wanted.
+    pub(crate) fn any_udp((ipv4, ipv6): (bool, bool), link: FilterLink) -> Self {
+        let v4 = ipv4.then_some(IpAddr::from([0; 4]));
+        let v6 = ipv6.then_some(IpAddr::from([0; 16]));
+        let wanted: Vec<_> = [v4, v6]
+            .into_iter()
+            .flatten()
+            .map(|destination| Wanted { destination, port: 0, source: None })
+            .collect();
+        let program = compile::program(&compile::Targets::new(&wanted), link, Precision::AnyUdp);
+        Self { programs: vec![(Precision::AnyUdp, program)] }
     }
 
     /// What the program knows that [`attach`] tries first.

@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of what the options mean. Invariant: a descriptor is owned from the moment the kernel returns it.
 
+pub(crate) mod bpf;
+
 use crate::address::Storage;
 use std::io;
 use std::mem::size_of;

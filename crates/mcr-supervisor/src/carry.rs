@@ -16,7 +16,10 @@ use mcr_proto::{
 };
 use tracing::info;
 
-use crate::state::{State, leave, not_found};
+use crate::{
+    state::{State, leave, not_found},
+    worker::Worker,
+};
 
 /// A worker that is gone for this long has its rules carried by others.
 const GONE_FOR: Duration = Duration::from_secs(1);
@@ -43,10 +46,10 @@ impl State {
     /// Gives the rules of workers that are gone to others, and those of workers that are well again back to them.
     pub(crate) fn settle_carriers(&mut self, now: Instant, network: &Snapshot) {
         for index in (0..self.workers.len()).map(|index| WorkerIndex(index as u16)) {
-            if self.gone(index, now) {
+            let to = self.carrier(index);
+            if to != index && self.gone(index, now) {
                 let rules = self.rules.carried_by(index);
-                let to = self.carrier(index);
-                if to != index && !rules.is_empty() {
+                if !rules.is_empty() {
                     info!(
                         worker = index.0,
                         to = to.0,
@@ -76,9 +79,8 @@ impl State {
         let gone =
             self.workers.iter().filter(|worker| !worker.is_running()).filter_map(|worker| worker.gone_since);
         let gone = gone.map(|since| since + GONE_FOR);
-        let away =
-            |index: WorkerIndex| self.rules.all().any(|rule| rule.home == index && rule.worker != index);
-        let well = self.workers.iter().filter(|worker| worker.is_running() && away(worker.index));
+        let away = |worker: &&Worker| worker.is_running() && self.rules.are_away_from(worker.index);
+        let well = self.workers.iter().filter(away);
         let now = Instant::now();
         // What is past was done, or could not be done and waits for an event.
         gone.chain(well.map(|worker| worker.since + WELL_AFTER)).filter(|at| *at > now).min()
@@ -96,7 +98,7 @@ impl State {
             let message = format!("no worker {to}; there are {}, counted from 0", self.workers.len());
             return Err(Fault::new(FaultKind::NotFound, message).at("worker"));
         }
-        if let Some(rule) = self.rules.get_mut(id) {
+        if let Some(mut rule) = self.rules.get_mut(id) {
             rule.home = to;
         }
         self.carry(id, self.carrier(to), network);
@@ -108,9 +110,9 @@ impl State {
     fn carry(&mut self, id: RuleId, to: WorkerIndex, network: &Snapshot) {
         self.finish_leaving(id);
         let Self { rules, workers, holds, events, .. } = self;
-        let Some(rule) = rules.get_mut(id).filter(|rule| rule.worker != to) else { return };
+        let Some(mut rule) = rules.get_mut(id).filter(|rule| rule.worker != to) else { return };
         let from = std::mem::replace(&mut rule.worker, to);
-        events.rule(rule, EventWhat::Moved, Some(format!("from worker {from}")));
+        events.rule(&rule, EventWhat::Moved, Some(format!("from worker {from}")));
         let acquired = std::mem::take(&mut rule.acquired);
         let old = &mut workers[usize::from(from.0)];
         let alive = old.is_running();
@@ -121,6 +123,7 @@ impl State {
             // The membership stays with the rule: `refresh` takes it again before this one is given back.
             rule.leaving = Some((from, acquired));
         }
+        drop(rule);
         self.refresh(id, network);
         let Some(rule) = self.rules.get(id) else { return };
         let (slot, receives) = (rule.slot, rule.acquired.receiver.is_some());
@@ -138,18 +141,16 @@ impl State {
     /// Takes rules from the workers that carried them before, once the new ones have them.
     pub(crate) fn finish_moves(&mut self, worker: WorkerIndex) {
         let applied = &self.workers[usize::from(worker.0)];
-        let due = self.rules.all().filter(|rule| {
-            rule.leaving.is_some() && rule.worker == worker && applied.has_applied(rule.generation)
-        });
+        let due = self.rules.arriving_at(worker).filter(|rule| applied.has_applied(rule.generation));
         let due: Vec<_> = due.map(|rule| rule.id).collect();
         due.into_iter().for_each(|id| self.finish_leaving(id));
     }
 
     pub(crate) fn finish_leaving(&mut self, id: RuleId) {
         let Self { rules, workers, holds, .. } = self;
-        let Some(rule) = rules.get_mut(id) else { return };
-        if let Some((from, acquired)) = rule.leaving.take() {
-            leave(rule.slot, acquired, &mut workers[usize::from(from.0)], holds);
+        let left = rules.get_mut(id).and_then(|mut rule| Some((rule.slot, rule.leaving.take()?)));
+        if let Some((slot, (from, acquired))) = left {
+            leave(slot, acquired, &mut workers[usize::from(from.0)], holds);
             // Closed before the new worker's filter opens: what came by both would be relayed twice.
             self.refresh_filters(from);
         }

@@ -1,7 +1,10 @@
 //! The rules: what the user wants, and what has become of each.
 
+mod sets;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
     ops::Bound,
 };
 
@@ -12,6 +15,9 @@ use mcr_proto::{
     rule::{RuleId, RuleName, RuleSpec},
 };
 use mcr_relay::compile::{Compiled, Hold, ReceiverKey, SenderKey};
+
+pub(crate) use self::sets::RuleMut;
+use self::sets::Sets;
 
 /// A rule and everything that was acquired for it.
 #[derive(Debug)]
@@ -101,12 +107,15 @@ impl Rule {
     }
 }
 
-/// All rules, found by id, name and interface.
+/// All rules, found by id, name, input and interface, and by what is still to be done about them: nothing that happens to one
+/// rule looks at all of them.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     by_id: BTreeMap<RuleId, Rule>,
     by_name: HashMap<RuleName, RuleId>,
+    by_input: HashMap<(SocketAddr, IfName), BTreeSet<RuleId>>,
     by_interface: HashMap<IfName, BTreeSet<RuleId>>,
+    sets: Sets,
     last_id: u64,
 }
 
@@ -122,6 +131,8 @@ impl Rules {
         for interface in rule.interfaces() {
             self.by_interface.entry(*interface).or_default().insert(rule.id);
         }
+        self.by_input.entry(input_of(&rule.spec)).or_default().insert(rule.id);
+        self.sets.insert(&rule);
         self.by_id.insert(rule.id, rule);
     }
 
@@ -129,13 +140,10 @@ impl Rules {
         let rule = self.by_id.remove(&id)?;
         self.by_name.remove(&rule.name);
         for interface in rule.interfaces() {
-            if let Some(users) = self.by_interface.get_mut(interface) {
-                users.remove(&id);
-                if users.is_empty() {
-                    self.by_interface.remove(interface);
-                }
-            }
+            sets::take(&mut self.by_interface, interface, id);
         }
+        sets::take(&mut self.by_input, &input_of(&rule.spec), id);
+        self.sets.remove(&rule);
         Some(rule)
     }
 
@@ -154,8 +162,15 @@ impl Rules {
         self.by_id.get(&id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: RuleId) -> Option<&mut Rule> {
-        self.by_id.get_mut(&id)
+    /// For a change of anything but name, input and interfaces, by which it is found.
+    pub(crate) fn get_mut(&mut self, id: RuleId) -> Option<RuleMut<'_>> {
+        let Self { by_id, sets, .. } = self;
+        by_id.get_mut(&id).map(|rule| RuleMut::new(rule, sets))
+    }
+
+    /// Those with the input of `spec`, whatever its source.
+    pub(crate) fn of_input(&self, spec: &RuleSpec) -> impl Iterator<Item = &Rule> {
+        self.by_input.get(&input_of(spec)).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
 
     /// In order of id, those behind `after`.
@@ -176,13 +191,22 @@ impl Rules {
 
     /// Those that a worker carries.
     pub(crate) fn carried_by(&self, worker: WorkerIndex) -> Vec<RuleId> {
-        self.by_id.values().filter(|rule| rule.worker == worker).map(|rule| rule.id).collect()
+        sets::list(self.sets.carried.get(&worker))
     }
 
     /// Those that belong to a worker and are carried by another.
     pub(crate) fn away_from(&self, worker: WorkerIndex) -> Vec<RuleId> {
-        let away = |rule: &&Rule| rule.home == worker && rule.worker != worker;
-        self.by_id.values().filter(away).map(|rule| rule.id).collect()
+        sets::list(self.sets.away.get(&worker))
+    }
+
+    /// Whether there are any.
+    pub(crate) fn are_away_from(&self, worker: WorkerIndex) -> bool {
+        self.sets.away.contains_key(&worker)
+    }
+
+    /// Those that a worker carries and another has not let go of yet.
+    pub(crate) fn arriving_at(&self, worker: WorkerIndex) -> impl Iterator<Item = &Rule> {
+        self.sets.arriving.get(&worker).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
 
     /// All of them.
@@ -192,8 +216,17 @@ impl Rules {
 
     /// Those where the host refused something.
     pub(crate) fn refused(&self) -> Vec<RuleId> {
-        self.by_id.values().filter(|rule| rule.status.refused()).map(|rule| rule.id).collect()
+        sets::list(Some(&self.sets.refused))
     }
+
+    /// Whether there are any.
+    pub(crate) fn has_refused(&self) -> bool {
+        !self.sets.refused.is_empty()
+    }
+}
+
+fn input_of(spec: &RuleSpec) -> (SocketAddr, IfName) {
+    (spec.input.socket_addr(), spec.input.interface)
 }
 
 /// The worker that carries an input: the same for the same input, whatever else there is.

@@ -351,7 +351,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn next_timer(&mut self) -> Option<Instant> {
-        if self.retry_at.is_none() && !self.state.rules.refused().is_empty() {
+        if self.retry_at.is_none() && self.state.rules.has_refused() {
             self.retry_at = Some(Instant::now() + RETRY_EVERY);
         }
         let starts = self.state.workers.iter().filter_map(|worker| worker.start_at);

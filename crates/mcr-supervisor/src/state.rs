@@ -115,7 +115,7 @@ impl State {
                 None => Ok(None),
             },
             // A client that tries again after a lost answer must not get every datagram twice.
-            None => Ok(self.rules.after(None).find(|rule| rule.spec.is_like(spec)).map(|rule| rule.id)),
+            None => Ok(self.rules.of_input(spec).find(|rule| rule.spec.is_like(spec)).map(|rule| rule.id)),
         }
     }
 
@@ -165,7 +165,7 @@ impl State {
         network: &Snapshot,
     ) -> Result<(RuleId, WorkerIndex, Generation), Fault> {
         let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
-        if let Some(rule) = self.rules.get_mut(id) {
+        if let Some(mut rule) = self.rules.get_mut(id) {
             rule.spec.enabled = enabled;
         }
         self.refresh(id, network);
@@ -218,7 +218,8 @@ impl State {
     /// Compiles a rule and carries out what has changed.
     pub(crate) fn refresh(&mut self, id: RuleId, network: &Snapshot) {
         let Self { rules, workers, inputs, holds, abilities, events, .. } = self;
-        let Some(rule) = rules.get_mut(id) else { return };
+        let Some(mut rule) = rules.get_mut(id) else { return };
+        let rule = &mut *rule;
         let compiled = compile(&rule.spec, &Interfaces(network), *abilities);
         if rule.compiled.as_ref() == Some(&compiled) && !rule.status.refused() {
             return;

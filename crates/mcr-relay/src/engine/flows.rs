@@ -1,65 +1,125 @@
 //! Which flows were seen: a fixed table of hashes, so that counting a stranger's flows costs no memory.
+//!
+//! A flow is in two chains: that of its bucket, to be found by, and that of its rule, to be forgotten by. Forgetting a rule so
+//! looks at its own flows and no others.
 
 use std::{hash::BuildHasher, net::SocketAddr};
 
 use hashbrown::DefaultHashBuilder;
 use mcr_proto::plan::RuleSlot;
 
-/// Places in the table, all rules of a worker together; counting stops at three quarters.
-const PLACES: usize = 1 << 16;
-const FLOWS_MAX: usize = PLACES / 4 * 3;
+const BUCKETS: usize = 1 << 16;
+/// Flows of all rules of a worker together; counting stops there.
+const FLOWS_MAX: usize = BUCKETS / 4 * 3;
+/// No flow.
+const NONE: u32 = u32::MAX;
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    /// Hash of rule and source; 0 is an empty place.
+#[derive(Debug, Clone, Copy)]
+struct Flow {
+    /// Hash of rule and source.
     hash: u64,
-    rule: u32,
+    next_in_bucket: u32,
+    next_of_rule: u32,
 }
 
 #[derive(Debug)]
 pub(super) struct Flows {
-    places: Vec<Place>,
-    used: usize,
+    /// The first flow of each bucket.
+    buckets: Vec<u32>,
+    /// The first flow of each rule, by its slot.
+    rules: Vec<u32>,
+    /// Grows to [`FLOWS_MAX`], which is its capacity from the beginning.
+    flows: Vec<Flow>,
+    /// The first of those that were forgotten, chained as if of one rule.
+    free: u32,
     hasher: DefaultHashBuilder,
+    #[cfg(test)]
+    pub(super) looked_at: usize,
 }
 
 impl Flows {
     pub(super) fn new() -> Self {
-        Self { places: vec![Place::default(); PLACES], used: 0, hasher: DefaultHashBuilder::default() }
+        Self {
+            buckets: vec![NONE; BUCKETS],
+            rules: Vec::new(),
+            flows: Vec::with_capacity(FLOWS_MAX),
+            free: NONE,
+            hasher: DefaultHashBuilder::default(),
+            #[cfg(test)]
+            looked_at: 0,
+        }
+    }
+
+    /// Makes room for a rule, so that counting its first flow need not.
+    pub(super) fn expect(&mut self, rule: RuleSlot) {
+        let index = rule.0 as usize;
+        if self.rules.len() <= index {
+            self.rules.resize(index + 1, NONE);
+        }
     }
 
     /// True if this rule had not seen this source. Always false once the table is full.
     pub(super) fn insert(&mut self, rule: RuleSlot, source: SocketAddr) -> bool {
-        let hash = self.hasher.hash_one((rule, source)).max(1);
-        self.insert_hash(Place { hash, rule: rule.0 })
-    }
-
-    fn insert_hash(&mut self, new: Place) -> bool {
-        let mut index = new.hash as usize % PLACES;
-        // Ends: at least a quarter of the places is empty.
-        while self.places[index].hash != 0 {
-            if self.places[index].hash == new.hash {
+        let hash = self.hasher.hash_one((rule, source));
+        let bucket = hash as usize % BUCKETS;
+        let mut at = self.buckets[bucket];
+        while let Some(flow) = self.flows.get(at as usize) {
+            if flow.hash == hash {
                 return false;
             }
-            index = (index + 1) % PLACES;
+            at = flow.next_in_bucket;
         }
-        if self.used == FLOWS_MAX {
-            return false;
-        }
-        self.places[index] = new;
-        self.used += 1;
+        let Some(place) = self.place() else { return false };
+        self.expect(rule);
+        let first = &mut self.rules[rule.0 as usize];
+        self.flows[place as usize] = Flow { hash, next_in_bucket: self.buckets[bucket], next_of_rule: *first };
+        *first = place;
+        self.buckets[bucket] = place;
         true
+    }
+
+    /// A place for a new flow, if there is one.
+    fn place(&mut self) -> Option<u32> {
+        if let Some(flow) = self.flows.get(self.free as usize) {
+            return Some(std::mem::replace(&mut self.free, flow.next_of_rule));
+        }
+        (self.flows.len() < FLOWS_MAX).then(|| {
+            self.flows.push(Flow { hash: 0, next_in_bucket: NONE, next_of_rule: NONE });
+            (self.flows.len() - 1) as u32
+        })
     }
 
     /// Forgets a rule's flows.
     pub(super) fn forget(&mut self, rule: RuleSlot) {
-        if !self.places.iter().any(|place| place.hash != 0 && place.rule == rule.0) {
-            return;
+        let Some(first) = self.rules.get_mut(rule.0 as usize) else { return };
+        let mut at = std::mem::replace(first, NONE);
+        while let Some(&Flow { hash, next_of_rule, .. }) = self.flows.get(at as usize) {
+            self.unchain(hash as usize % BUCKETS, at);
+            self.flows[at as usize].next_of_rule = std::mem::replace(&mut self.free, at);
+            at = next_of_rule;
         }
-        let places = std::mem::replace(&mut self.places, vec![Place::default(); PLACES]);
-        self.used = 0;
-        for place in places.into_iter().filter(|place| place.hash != 0 && place.rule != rule.0) {
-            self.insert_hash(place);
+    }
+
+    /// Takes a flow out of its bucket.
+    fn unchain(&mut self, bucket: usize, flow: u32) {
+        let next = self.flows[flow as usize].next_in_bucket;
+        let mut before = None;
+        let mut at = self.buckets[bucket];
+        while at != flow {
+            before = Some(at as usize);
+            at = self.flows[at as usize].next_in_bucket;
+            #[cfg(test)]
+            {
+                self.looked_at += 1;
+            }
+        }
+        match before {
+            None => self.buckets[bucket] = next,
+            Some(before) => self.flows[before].next_in_bucket = next,
+        }
+        #[cfg(test)]
+        {
+            self.looked_at += 1;
         }
     }
 }
@@ -89,5 +149,21 @@ mod tests {
         }
         assert_eq!(new, FLOWS_MAX);
         assert!(!flows.insert(RuleSlot(1), ([10, 0, 0, 2], 1).into()));
+    }
+
+    #[test]
+    fn forgetting_a_rule_looks_at_its_own_flows_only() {
+        let mut flows = Flows::new();
+        let source = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+        for rule in 0..10_000 {
+            assert!((1..=4).all(|port| flows.insert(RuleSlot(rule), source(port))));
+        }
+        flows.forget(RuleSlot(5000));
+        // Four flows, and what lies before them in their buckets: each holds less than one, on average.
+        assert!(flows.looked_at <= 40, "{}", flows.looked_at);
+        flows.forget(RuleSlot(70_000));
+        assert!((1..=4).all(|port| !flows.insert(RuleSlot(4999), source(port))));
+        assert!((1..=4).all(|port| flows.insert(RuleSlot(5000), source(port))), "their places are free again");
+        assert_eq!(flows.flows.len(), 40_000);
     }
 }

@@ -300,6 +300,7 @@ impl Engine {
     }
 
     fn insert(&mut self, route: Route) {
+        self.flows.expect(route.rule);
         let index = self.free.pop().unwrap_or_else(|| {
             self.routes.push(None);
             (self.routes.len() - 1) as u32

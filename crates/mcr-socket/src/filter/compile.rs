@@ -38,7 +38,7 @@ const A_IS_X: u32 = BPF_MISC | BPF_TXA;
 const UDP: u32 = libc::IPPROTO_UDP as u32;
 
 /// The IPv6 extension headers (IANA registry): what follows them may be UDP, and only user space walks them.
-const EXTENSION_HEADERS: [u32; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
+pub(super) const EXTENSION_HEADERS: [u32; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
 
 /// What is wanted, sorted by family and address.
 pub(super) struct Targets {

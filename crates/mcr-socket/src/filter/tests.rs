@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whether an exact filter shall let a packet through.
-fn model(wanted: &[Wanted], link: FilterLink, packet: &Packet) -> bool {
+pub(super) fn model(wanted: &[Wanted], link: FilterLink, packet: &Packet) -> bool {
     if matches!(packet.packet_type, 3 | 4) || packet.vlan_tci.is_some_and(|tci| tci & 0xfff != 0) {
         return false;
     }
@@ -73,7 +73,7 @@ fn v6() -> impl Strategy<Value = IpAddr> {
     })
 }
 
-fn wanted() -> impl Strategy<Value = Wanted> {
+pub(super) fn wanted() -> impl Strategy<Value = Wanted> {
     let of = |address: BoxedStrategy<IpAddr>, other: BoxedStrategy<IpAddr>| {
         let source = prop_oneof![
             5 => Just(None),
@@ -133,7 +133,7 @@ fn packet_v6() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-fn packet(link: FilterLink) -> impl Strategy<Value = Packet> {
+pub(super) fn packet(link: FilterLink) -> impl Strategy<Value = Packet> {
     let ip = prop_oneof![
         (Just(0x0800u16), packet_v4().boxed()),
         (Just(0x86ddu16), packet_v6().boxed()),

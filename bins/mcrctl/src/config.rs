@@ -15,7 +15,7 @@ impl Session<'_> {
     pub(crate) fn load(&mut self, file: &Path, replace: bool) -> Result<(), Failure> {
         let (text, _) = self.read(file)?;
         let load = ConfigLoad { text, file: Some(file.display().to_string()), replace };
-        let loaded: ConfigLoaded = self.call(method::CONFIG_LOAD, &load)?;
+        let loaded = self.connect()?.config_load(&load)?;
         for warning in &loaded.warnings {
             self.note(&format!("warning: {warning}"));
         }

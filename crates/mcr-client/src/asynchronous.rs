@@ -9,9 +9,9 @@ use std::{
 use mcr_proto::{
     message::RuleRef,
     rpc::{
-        ConfigLoad, ConfigLoaded, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo, InterfaceList,
-        LogSet, LogShown, MoveParams, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
-        RuleParams, Stats, Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
+        ConfigLoad, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo,
+        InterfaceList, LogSet, LogShown, MoveParams, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo,
+        RuleList, RuleParams, Stats, Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
     },
     rule::RuleSpec,
 };
@@ -132,12 +132,17 @@ impl AsyncClient {
         self.call(method::CONFIG_GET, &NoParams {}).await
     }
 
-    /// Makes a configuration the running one (`replace`), or adds it to that. All of it takes effect, or nothing.
+    /// Makes a configuration the running one (`replace`), or adds it to that. All of it takes effect, or nothing. Its text may be
+    /// longer than a line: it is sent in parts then.
     ///
     /// # Errors
     /// Those of [`AsyncClient::call`].
     pub async fn config_load(&mut self, load: &ConfigLoad) -> Result<ConfigLoaded, ClientError> {
-        self.call(method::CONFIG_LOAD, load).await
+        let (parts, load) = load.in_parts();
+        for part in parts {
+            self.call::<_, ConfigPartTaken>(method::CONFIG_PART, &part).await?;
+        }
+        self.call(method::CONFIG_LOAD, &load).await
     }
 
     /// Has the daemon write the running configuration to its startup configuration's file.

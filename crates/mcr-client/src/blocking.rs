@@ -10,9 +10,9 @@ use std::{
 use mcr_proto::{
     message::RuleRef,
     rpc::{
-        ConfigLoad, ConfigLoaded, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo, InterfaceList,
-        LogSet, LogShown, MoveParams, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList,
-        RuleParams, Stats, Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
+        ConfigLoad, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo,
+        InterfaceList, LogSet, LogShown, MoveParams, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo,
+        RuleList, RuleParams, Stats, Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
     },
     rule::RuleSpec,
 };
@@ -119,12 +119,17 @@ impl Client {
         self.call(method::CONFIG_GET, &NoParams {})
     }
 
-    /// Makes a configuration the running one (`replace`), or adds it to that. All of it takes effect, or nothing.
+    /// Makes a configuration the running one (`replace`), or adds it to that. All of it takes effect, or nothing. Its text may be
+    /// longer than a line: it is sent in parts then.
     ///
     /// # Errors
     /// Those of [`Client::call`].
     pub fn config_load(&mut self, load: &ConfigLoad) -> Result<ConfigLoaded, ClientError> {
-        self.call(method::CONFIG_LOAD, load)
+        let (parts, load) = load.in_parts();
+        for part in parts {
+            self.call::<_, ConfigPartTaken>(method::CONFIG_PART, &part)?;
+        }
+        self.call(method::CONFIG_LOAD, &load)
     }
 
     /// Has the daemon write the running configuration to its startup configuration's file.

@@ -4,8 +4,9 @@ use mcr_proto::{
     message::{Facility, Fault, LogLevel, Reply, Request, RuleRef},
     plan::WorkerIndex,
     rpc::{
-        ConfigChecked, ConfigLoaded, ConfigSaved, ConfigShown, InterfaceList, LogSet, LogShown, PROTOCOL,
-        Pong, RuleAdded, RuleInfo, RuleList, Stats, Subscribed, Version, Welcome, WorkerList,
+        ConfigChecked, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, InterfaceList, LogSet,
+        LogShown, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList, Stats, Subscribed, Version, Welcome,
+        WorkerList,
     },
 };
 use serde::Serialize;
@@ -32,6 +33,7 @@ pub(crate) enum Outcome {
     Rules(RuleList),
     Config(Box<ConfigShown>),
     Checked(ConfigChecked),
+    PartTaken(ConfigPartTaken),
     Loaded(ConfigLoaded),
     Saved(ConfigSaved),
     Stats(Stats),
@@ -47,8 +49,8 @@ pub(crate) enum Outcome {
 pub(crate) async fn answer(service: &Service, call: Call) -> Result<Outcome, Fault> {
     let Service { supervisor, sampler, segments, .. } = service;
     match call {
-        // The two of the connection are its own.
-        Call::Hello(_) | Call::Subscribe(_) | Call::Version => {
+        // Those of the connection are its own.
+        Call::Hello(_) | Call::Subscribe(_) | Call::ConfigPart(_) | Call::Version => {
             Ok(Outcome::Version(Version { version: VERSION.into(), protocol: PROTOCOL }))
         }
         Call::RuleAdd(spec) => match supervisor.ask(Request::RuleAdd(spec)).await? {

@@ -5,7 +5,7 @@ use std::{io, rc::Rc, time::Duration};
 use mcr_metrics::Segment;
 use mcr_proto::{
     message::{EventKind, Fault, FaultKind},
-    rpc::{ErrorData, ErrorObject, PROTOCOL, Subscribed, Welcome, code},
+    rpc::{ConfigLoad, ConfigPartTaken, ErrorData, ErrorObject, PROTOCOL, Subscribed, Welcome, code},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -73,6 +73,8 @@ struct Client {
     rights: Rights,
     greeted: bool,
     feed: Option<Rc<Feed>>,
+    /// Of a configuration whose end has not come yet.
+    text: String,
 }
 
 /// What is to be done next.
@@ -84,7 +86,9 @@ enum Next {
 /// Serves a client until it closes or has to be closed.
 pub(crate) async fn attend(service: Rc<Service>, stream: UnixStream, rights: Rights) {
     let lines = Lines::new(service.limits.line_bytes_max);
-    let mut client = Client { service, stream, lines, line_end: None, rights, greeted: false, feed: None };
+    let text = String::new();
+    let mut client =
+        Client { service, stream, lines, line_end: None, rights, greeted: false, feed: None, text };
     // An error means that the client is gone or does not read: there is nobody to tell.
     let _ = client.converse().await;
 }
@@ -210,7 +214,28 @@ impl Client {
         if let Call::Subscribe(kinds) = call {
             return Ok(self.subscribe(kinds));
         }
+        let call = match call {
+            Call::ConfigPart(part) => return self.take_part(&part.text),
+            Call::ConfigLoad(load) if !self.text.is_empty() => {
+                Call::ConfigLoad(ConfigLoad { text: std::mem::take(&mut self.text) + &load.text, ..load })
+            }
+            call => call,
+        };
         answer(&self.service, call).await.map_err(ErrorObject::from)
+    }
+
+    /// Keeps a part of a configuration until the rest has come. One that becomes too long is forgotten.
+    fn take_part(&mut self, part: &str) -> Result<Outcome, ErrorObject> {
+        if self.text.len() + part.len() > self.service.limits.config_bytes_max {
+            self.text = String::new();
+            let message = format!(
+                "the configuration has more than {} bytes; load it in several",
+                self.service.limits.config_bytes_max
+            );
+            return Err(Fault::new(FaultKind::Limit, message).at("text").into());
+        }
+        self.text += part;
+        Ok(Outcome::PartTaken(ConfigPartTaken { bytes: self.text.len() }))
     }
 
     /// From now on events come between the responses; a later subscription takes the place of an earlier one.

@@ -10,6 +10,8 @@ pub(crate) struct Limits {
     pub(crate) clients_max: usize,
     /// The longest request.
     pub(crate) line_bytes_max: usize,
+    /// Text of a configuration that comes in parts.
+    pub(crate) config_bytes_max: usize,
     /// The longest response.
     pub(crate) response_bytes_max: usize,
     /// From the first byte of a line to its newline.
@@ -37,6 +39,7 @@ impl Default for Limits {
         Self {
             clients_max: 256,
             line_bytes_max: LINE_BYTES_MAX,
+            config_bytes_max: 16 << 20,
             response_bytes_max: RESPONSE_BYTES_MAX,
             half_line: Duration::from_secs(10),
             unread_response: Duration::from_secs(10),

@@ -7,8 +7,8 @@ use mcr_proto::{
     endpoint::{Input, Output},
     message::{EventKind, Fault, FaultKind, RuleRef},
     rpc::{
-        ConfigLoad, ConfigText, ErrorData, ErrorObject, Hello, LogSet, MoveParams, OptionalRule, RuleParams,
-        Subscribe, code, method,
+        ConfigLoad, ConfigPart, ConfigText, ErrorData, ErrorObject, Hello, LogSet, MoveParams, OptionalRule,
+        RuleParams, Subscribe, code, method,
     },
     rule::{DatapathChoice, RuleName, RuleSpec},
 };
@@ -26,6 +26,7 @@ pub const METHODS: &[&str] = &[
     method::RULE_DISABLE,
     method::CONFIG_GET,
     method::CONFIG_CHECK,
+    method::CONFIG_PART,
     method::CONFIG_LOAD,
     method::CONFIG_SAVE,
     method::STATS_GET,
@@ -74,6 +75,8 @@ pub enum Call {
     ConfigGet,
     /// Check a configuration.
     ConfigCheck(ConfigText),
+    /// The beginning of the text of the next configuration to load.
+    ConfigPart(ConfigPart),
     /// Load a configuration.
     ConfigLoad(ConfigLoad),
     /// Write the running configuration to the startup configuration's file.
@@ -111,6 +114,7 @@ impl Call {
             Self::RuleEnable { enabled: false, .. } => method::RULE_DISABLE,
             Self::ConfigGet => method::CONFIG_GET,
             Self::ConfigCheck(_) => method::CONFIG_CHECK,
+            Self::ConfigPart(_) => method::CONFIG_PART,
             Self::ConfigLoad(_) => method::CONFIG_LOAD,
             Self::ConfigSave => method::CONFIG_SAVE,
             Self::LogGet => method::LOG_GET,
@@ -132,6 +136,7 @@ impl Call {
                 | Self::RuleRemove(_)
                 | Self::RuleMove { .. }
                 | Self::RuleEnable { .. }
+                | Self::ConfigPart(_)
                 | Self::ConfigLoad(_)
                 | Self::ConfigSave
                 | Self::LogSet(_)
@@ -205,6 +210,7 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
         method::RULE_DISABLE => enable(params, false),
         method::CONFIG_GET => none(&params).map(|()| Call::ConfigGet),
         method::CONFIG_CHECK => read(params, "text").map(Call::ConfigCheck),
+        method::CONFIG_PART => read(params, "text").map(Call::ConfigPart),
         method::CONFIG_LOAD => read(params, "text").map(Call::ConfigLoad),
         method::CONFIG_SAVE => none(&params).map(|()| Call::ConfigSave),
         method::LOG_GET => none(&params).map(|()| Call::LogGet),

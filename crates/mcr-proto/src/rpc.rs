@@ -13,7 +13,10 @@ mod stats;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    config::{ConfigChecked, ConfigLoad, ConfigLoaded, ConfigSaved, ConfigShown, ConfigText},
+    config::{
+        ConfigChecked, ConfigLoad, ConfigLoaded, ConfigPart, ConfigPartTaken, ConfigSaved, ConfigShown,
+        ConfigText,
+    },
     events::{EVENT, Event, Subscribe, Subscribed},
     hosts::{InterfaceInfo, InterfaceList, WorkerInfo, WorkerList},
     logs::{LogSet, LogShown},
@@ -53,6 +56,8 @@ pub mod method {
     pub const CONFIG_GET: &str = "config.get";
     /// Check a configuration: [`super::ConfigText`] to [`super::ConfigChecked`].
     pub const CONFIG_CHECK: &str = "config.check";
+    /// The beginning of a text that is too long for one line: [`super::ConfigPart`] to [`super::ConfigPartTaken`].
+    pub const CONFIG_PART: &str = "config.part";
     /// Make a configuration the running one, or a part of it: [`super::ConfigLoad`] to [`super::ConfigLoaded`].
     pub const CONFIG_LOAD: &str = "config.load";
     /// Write the running configuration to the startup configuration's file: to [`super::ConfigSaved`].

@@ -204,6 +204,11 @@ impl Key {
         Family::of(self.group)
     }
 
+    /// The group on its interface, whatever the source.
+    fn place(&self) -> (u32, IpAddr) {
+        (self.ifindex, self.group)
+    }
+
     fn check(&self) -> Result<(), JoinError> {
         let group = self.group;
         if !group.is_multicast() {

@@ -1,8 +1,11 @@
 //! The sockets of one worker: opened when the first rule needs one, closed when the last does no more. The supervisor keeps its
 //! own descriptor of each, so that a worker can die while packets queue, and so that filters change without asking it.
+//!
+//! What is still to be done (sockets to hand over, rules to admit, filters to bring in line) is kept in lists of its own, so that
+//! a change looks at what it concerns and not at all there is.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -15,7 +18,7 @@ use mcr_proto::{
 use mcr_relay::compile::{ReceiverKey, SenderKey};
 use mcr_socket::{
     Family, OpenError,
-    filter::{self, Filter, FilterLink, Wanted},
+    filter::{self, Filter, FilterLink, LiveFilter, Wanted},
     packet::{self, PacketOptions},
     raw::{self, RawOutput},
     udp::{self, UdpInput, UdpOutput},
@@ -31,8 +34,23 @@ pub(crate) struct Sockets {
     receivers: HashMap<ReceiverKey, Receiver>,
     senders: HashMap<SenderKey, Sender>,
     ids: u32,
+    /// Not given to the worker yet.
+    untold: BTreeSet<Key>,
+    /// Rules that the worker may not have the routes of yet.
+    unadmitted: BTreeSet<(RuleSlot, ReceiverKey)>,
+    /// Whose filters are to be brought in line.
+    stale: BTreeSet<ReceiverKey>,
     /// Told to the worker once, needed no more.
     closing: Vec<SocketId>,
+    /// Rules looked at while admitting.
+    #[cfg(test)]
+    pub(crate) looked_at: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Receiver(ReceiverKey),
+    Sender(SenderKey),
 }
 
 #[derive(Debug)]
@@ -41,10 +59,11 @@ struct Receiver {
     fd: OwnedFd,
     input: InputSlot,
     kind: ReceiverKind,
-    users: BTreeMap<RuleSlot, User>,
+    users: HashMap<RuleSlot, User>,
     told: bool,
     ledger: Ledger,
-    filter_stale: bool,
+    /// Of a packet socket: what its admitted users want.
+    filter: Option<LiveFilter>,
 }
 
 #[derive(Debug)]
@@ -80,16 +99,25 @@ impl Sockets {
         input: impl FnOnce() -> Option<InputSlot>,
     ) -> Result<SocketId, String> {
         if let Some(receiver) = self.receivers.get_mut(&key) {
-            receiver.users.entry(rule).or_insert(User { wanted, admitted: false });
+            if let Entry::Vacant(place) = receiver.users.entry(rule) {
+                place.insert(User { wanted, admitted: false });
+                self.unadmitted.insert((rule, key));
+            }
             return Ok(receiver.id);
         }
         let input = input().ok_or("no room for the counters of another input")?;
         let (fd, kind) = open_receiver(&key, ifname).map_err(|error| error.to_string())?;
         let id = next(&mut self.ids);
-        let users = BTreeMap::from([(rule, User { wanted, admitted: false })]);
+        let users = HashMap::from([(rule, User { wanted, admitted: false })]);
+        self.unadmitted.insert((rule, key));
         let ledger = Ledger::open(kind, counters.input(input));
-        let receiver = Receiver { id, fd, input, kind, users, told: false, ledger, filter_stale: false };
+        let filter = match key {
+            ReceiverKey::Packet { ethernet, .. } => Some(LiveFilter::new(filter_link(ethernet))),
+            ReceiverKey::Udp { .. } => None,
+        };
+        let receiver = Receiver { id, fd, input, kind, users, told: false, ledger, filter };
         self.receivers.insert(key, receiver);
+        self.untold.insert(Key::Receiver(key));
         Ok(id)
     }
 
@@ -103,8 +131,13 @@ impl Sockets {
         alive: bool,
     ) {
         let Some(receiver) = self.receivers.get_mut(key) else { return };
-        receiver.users.remove(&rule);
-        receiver.filter_stale = true;
+        self.unadmitted.remove(&(rule, *key));
+        if let (Some(User { wanted, admitted: true }), Some(filter)) =
+            (receiver.users.remove(&rule), &mut receiver.filter)
+        {
+            filter.remove(wanted);
+            self.stale.insert(*key);
+        }
         if receiver.users.is_empty() {
             if let ReceiverKey::Packet { .. } = key {
                 // The worker has it open until its next plan, and until then still has the route. A filter that cannot be
@@ -117,6 +150,7 @@ impl Sockets {
                 self.closing.push(receiver.id);
             }
             self.receivers.remove(key);
+            self.stale.remove(key);
         }
     }
 
@@ -128,6 +162,7 @@ impl Sockets {
         let fd = open_sender(&key).map_err(|error| error.to_string())?;
         let id = next(&mut self.ids);
         self.senders.insert(key, Sender { id, fd, users: 1, told: false });
+        self.untold.insert(Key::Sender(key));
         Ok(id)
     }
 
@@ -146,37 +181,48 @@ impl Sockets {
     /// other stays until it is released.
     pub(crate) fn share_receiver(&mut self, key: &ReceiverKey, from: RuleSlot, to: RuleSlot) {
         let Some(receiver) = self.receivers.get_mut(key) else { return };
-        if let Some(User { wanted, admitted }) = receiver.users.get(&from) {
-            let user = User { wanted: *wanted, admitted: *admitted };
-            receiver.users.insert(to, user);
+        let Some(&User { wanted, admitted }) = receiver.users.get(&from) else { return };
+        if receiver.users.insert(to, User { wanted, admitted }).is_some() {
+            return;
+        }
+        match &mut receiver.filter {
+            Some(filter) if admitted => filter.insert(wanted),
+            _ => {}
+        }
+        if !admitted {
+            self.unadmitted.insert((to, *key));
         }
     }
 
     /// The worker has these rules' routes: let their datagrams through.
     pub(crate) fn admit(&mut self, has_route: impl Fn(RuleSlot) -> bool) {
-        for receiver in self.receivers.values_mut() {
-            for (rule, user) in &mut receiver.users {
-                if !user.admitted && has_route(*rule) {
-                    user.admitted = true;
-                    receiver.filter_stale = true;
-                }
-            }
+        let Self { receivers, unadmitted, stale, .. } = self;
+        #[cfg(test)]
+        {
+            self.looked_at += unadmitted.len();
         }
+        unadmitted.retain(|(rule, key)| {
+            if !has_route(*rule) {
+                return true;
+            }
+            let Some(receiver) = receivers.get_mut(key) else { return false };
+            let Some(user) = receiver.users.get_mut(rule) else { return false };
+            user.admitted = true;
+            if let Some(filter) = &mut receiver.filter {
+                filter.insert(user.wanted);
+                stale.insert(*key);
+            }
+            false
+        });
     }
 
     /// Brings the filters of packet sockets in line with their rules. Returns what could not be done.
     pub(crate) fn refresh_filters(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (key, receiver) in &mut self.receivers {
-            let ReceiverKey::Packet { ethernet, .. } = key else { continue };
-            if !std::mem::take(&mut receiver.filter_stale) {
-                continue;
-            }
-            let wanted: Vec<_> =
-                receiver.users.values().filter(|user| user.admitted).map(|user| user.wanted).collect();
-            if let Err(error) =
-                filter::attach(&receiver.fd, &Filter::compile(&wanted, filter_link(*ethernet)))
-            {
+        for key in std::mem::take(&mut self.stale) {
+            let Some(receiver) = self.receivers.get_mut(&key) else { continue };
+            let Some(filter) = &mut receiver.filter else { continue };
+            if let Err(error) = filter.apply(&receiver.fd) {
                 problems.push(format!("cannot set the filter of a packet socket: {error}"));
             }
         }
@@ -185,18 +231,30 @@ impl Sockets {
 
     /// The sockets that the worker must be given now; they count as given from here on.
     pub(crate) fn untold(&mut self) -> std::io::Result<Vec<Untold>> {
-        let mut untold = Vec::new();
-        for receiver in self.receivers.values_mut().filter(|receiver| !receiver.told) {
-            let fd = receiver.fd.try_clone()?;
-            let Receiver { id: socket, input, kind, .. } = *receiver;
-            untold.push(Untold::Receiver { socket, input, kind, fd });
-            receiver.told = true;
+        let Self { receivers, senders, untold, .. } = self;
+        let mut duplicates = Vec::with_capacity(untold.len());
+        for key in untold.iter() {
+            duplicates.push(match key {
+                Key::Receiver(key) => {
+                    let Some(Receiver { id, fd, input, kind, .. }) = receivers.get(key) else { continue };
+                    Untold::Receiver { socket: *id, input: *input, kind: *kind, fd: fd.try_clone()? }
+                }
+                Key::Sender(key) => {
+                    let Some(Sender { id, fd, .. }) = senders.get(key) else { continue };
+                    Untold::Sender { socket: *id, fd: fd.try_clone()? }
+                }
+            });
         }
-        for sender in self.senders.values_mut().filter(|sender| !sender.told) {
-            untold.push(Untold::Sender { socket: sender.id, fd: sender.fd.try_clone()? });
-            sender.told = true;
+        // Only now, so that all of them are still to be told if one cannot be duplicated.
+        for key in std::mem::take(untold) {
+            match key {
+                Key::Receiver(key) => {
+                    receivers.get_mut(&key).into_iter().for_each(|receiver| receiver.told = true)
+                }
+                Key::Sender(key) => senders.get_mut(&key).into_iter().for_each(|sender| sender.told = true),
+            }
         }
-        Ok(untold)
+        Ok(duplicates)
     }
 
     /// The sockets that the worker must close.
@@ -208,6 +266,8 @@ impl Sockets {
     pub(crate) fn forget_told(&mut self) {
         self.receivers.values_mut().for_each(|receiver| receiver.told = false);
         self.senders.values_mut().for_each(|sender| sender.told = false);
+        let receivers = self.receivers.keys().copied().map(Key::Receiver);
+        self.untold = receivers.chain(self.senders.keys().copied().map(Key::Sender)).collect();
         self.closing.clear();
     }
 
@@ -291,4 +351,41 @@ fn open_sender(key: &SenderKey) -> Result<OwnedFd, OpenError> {
         report_full_queue,
         send_buffer_bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loopback.
+    const IFINDEX: u32 = 1;
+
+    #[test]
+    fn a_rule_more_or_less_has_no_other_rule_looked_at() {
+        let counters = Segment::create().expect("memory");
+        let mut sockets = Sockets::default();
+        let bound = "127.0.0.1:0".parse().expect("an address");
+        let key = ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None };
+        let wanted = Wanted { destination: bound.ip(), port: 0, source: None };
+        let acquire = |sockets: &mut Sockets, rule| {
+            let acquired =
+                sockets.acquire_receiver(key, RuleSlot(rule), wanted, "lo", &counters, || Some(InputSlot(0)));
+            acquired.expect("a socket on loopback needs no right")
+        };
+        for rule in 0..10_000 {
+            acquire(&mut sockets, rule);
+        }
+        assert_eq!(sockets.untold().expect("descriptors").len(), 1);
+        sockets.admit(|rule| rule.0 != 17);
+        assert_eq!(sockets.looked_at, 10_000);
+        acquire(&mut sockets, 10_000);
+        sockets.admit(|rule| rule.0 != 17);
+        assert_eq!(sockets.looked_at, 10_002, "the new one and the one that has no route yet");
+        sockets.release_receiver(&key, RuleSlot(17), &counters, true);
+        sockets.admit(|_| true);
+        assert_eq!(sockets.looked_at, 10_002);
+        assert!(sockets.untold().expect("descriptors").is_empty() && sockets.take_closing().is_empty());
+        (0..=10_000).for_each(|rule| sockets.release_receiver(&key, RuleSlot(rule), &counters, true));
+        assert_eq!((sockets.count(), sockets.take_closing().len()), (0, 1));
+    }
 }

@@ -4,7 +4,7 @@
 //! that does not answer is bounded by the rules there are, and a burst of changes costs few plans.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::Instant,
 };
 
@@ -53,7 +53,8 @@ pub(crate) struct Worker {
     pub(crate) desired: Generation,
     sent: Generation,
     pub(crate) applied: Generation,
-    retiring: Vec<(Generation, Retired)>,
+    /// In order of generation.
+    retiring: VecDeque<(Generation, Retired)>,
 }
 
 impl Worker {
@@ -76,7 +77,7 @@ impl Worker {
             desired: Generation(0),
             sent: Generation(0),
             applied: Generation(0),
-            retiring: Vec::new(),
+            retiring: VecDeque::new(),
         }
     }
 
@@ -125,7 +126,7 @@ impl Worker {
 
     /// Keeps a removed rule's counters until the worker counts in them no more.
     pub(crate) fn retire(&mut self, retired: Retired) {
-        self.retiring.push((self.desired, retired));
+        self.retiring.push_back((self.desired, retired));
     }
 
     /// A new process is there and knows nothing.
@@ -143,10 +144,8 @@ impl Worker {
         let Self { sockets, routes, dirty, .. } = self;
         // A dirty route is newer than what was applied; it is admitted with the plan that carries it.
         sockets.admit(|rule| routes.contains_key(&rule) && !dirty.contains(&rule));
-        let (free, kept) =
-            std::mem::take(&mut self.retiring).into_iter().partition(|(at, _)| *at <= generation);
-        self.retiring = kept;
-        Vec::into_iter(free).map(|(_, retired)| retired).collect()
+        let due = self.retiring.partition_point(|(at, _)| *at <= generation);
+        self.retiring.drain(..due).map(|(_, retired)| retired).collect()
     }
 
     /// Sends what the worker does not have yet, if it is ready for it.

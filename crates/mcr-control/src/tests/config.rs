@@ -83,6 +83,33 @@ fn a_configuration_is_handed_on_in_parts_that_can_be_sent_and_committed_once() {
 }
 
 #[test]
+fn a_text_that_came_in_parts_is_loaded_whole_and_one_that_is_too_long_is_forgotten() {
+    let (asked, steps) = mpsc::channel();
+    let limits = Limits { config_bytes_max: RULE.len(), ..Limits::default() };
+    let stage = Stage::new(limits, move |request| {
+        let Request::Load { step, .. } = request else { panic!("another request") };
+        let reply = if step == LoadStep::Commit { Reply::Loaded(report()) } else { Reply::Done };
+        asked.send(step).expect("the test listens");
+        Some(Ok(reply))
+    });
+    let mut client = stage.client();
+    let (first, rest) = RULE.split_at(20);
+    let (second, third) = rest.split_at(30);
+    assert_eq!(client.call("config.part", json!({"text": first}))["result"], json!({"bytes": 20}));
+    assert_eq!(client.call("config.part", json!({"text": second}))["result"], json!({"bytes": 50}));
+    assert_eq!(client.call("config.load", json!({"text": third}))["result"]["added"], 1);
+    assert_eq!(rules_of(&steps.try_iter().collect::<Vec<_>>()).len(), 1);
+
+    // What was loaded is not loaded again, and another connection has its own.
+    assert_eq!(client.call("config.part", json!({"text": "#"}))["result"], json!({"bytes": 1}));
+    assert_eq!(stage.client().call("config.load", json!({"text": RULE}))["result"]["added"], 1);
+    let error = client.call("config.part", json!({"text": RULE}))["error"].take();
+    assert_eq!((&error["data"]["kind"], &error["data"]["field"]), (&json!("limit"), &json!("text")));
+    assert_eq!(client.call("config.part", json!({"text": RULE}))["result"], json!({"bytes": RULE.len()}));
+    stage.stop();
+}
+
+#[test]
 fn a_configuration_with_an_error_never_reaches_the_supervisor() {
     let stage = Stage::new(Limits::default(), |request| panic!("asked {request:?}"));
     let mut client = stage.client();

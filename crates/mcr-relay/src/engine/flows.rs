@@ -72,7 +72,8 @@ impl Flows {
         let Some(place) = self.place() else { return false };
         self.expect(rule);
         let first = &mut self.rules[rule.0 as usize];
-        self.flows[place as usize] = Flow { hash, next_in_bucket: self.buckets[bucket], next_of_rule: *first };
+        self.flows[place as usize] =
+            Flow { hash, next_in_bucket: self.buckets[bucket], next_of_rule: *first };
         *first = place;
         self.buckets[bucket] = place;
         true
@@ -163,7 +164,10 @@ mod tests {
         assert!(flows.looked_at <= 40, "{}", flows.looked_at);
         flows.forget(RuleSlot(70_000));
         assert!((1..=4).all(|port| !flows.insert(RuleSlot(4999), source(port))));
-        assert!((1..=4).all(|port| flows.insert(RuleSlot(5000), source(port))), "their places are free again");
+        assert!(
+            (1..=4).all(|port| flows.insert(RuleSlot(5000), source(port))),
+            "their places are free again"
+        );
         assert_eq!(flows.flows.len(), 40_000);
     }
 }

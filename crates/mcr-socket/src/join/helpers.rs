@@ -3,16 +3,23 @@
 use super::{Action, JoinError, Key, request};
 use crate::udp::deaf;
 use crate::{Family, OpenError, sys};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 
 #[derive(Debug, Default)]
 pub(super) struct Helpers {
     held: HashMap<Key, Held>,
     sockets: HashMap<u64, Helper>,
+    /// Those that are not full. A join looks for its place here and not among all.
+    roomy: BTreeSet<(Family, u64)>,
+    /// Those that hold something of a group of an interface.
+    holding: HashMap<(u32, IpAddr), BTreeSet<u64>>,
     next_id: u64,
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 /// A membership: the socket that holds it and how many guards want it.
@@ -25,7 +32,6 @@ struct Held {
 #[derive(Debug)]
 struct Helper {
     fd: OwnedFd,
-    family: Family,
     /// What it holds of each group of each interface.
     groups: HashMap<(u32, IpAddr), Mode>,
     /// The kernel has refused it another group. It need not be asked again until it has left one.
@@ -64,17 +70,46 @@ impl Helpers {
     /// Tries the sockets there are. `None` if all are at a limit.
     fn join_on_some(&mut self, key: &Key) -> Result<Option<u64>, JoinError> {
         let family = key.family();
-        for (id, helper) in self.sockets.iter_mut().filter(|(_, helper)| helper.family == family) {
-            if !helper.may_take(key) {
-                continue;
-            }
-            match helper.join(key) {
-                Ok(()) => return Ok(Some(*id)),
-                Err(error) if is_limit(&error) => {}
-                Err(error) => return Err(key.error(error)),
+        // One more source of a group that a socket has: it may be full and yet take that.
+        let held = self.holding.get(&key.place()).into_iter().flatten().copied();
+        let held: Vec<_> = held.filter(|_| key.source.is_some()).collect();
+        for id in held {
+            if self.try_join(id, key)? {
+                return Ok(Some(id));
             }
         }
+        let mut after = Bound::Included((family, 0));
+        while let Some(&(_, id)) = self.roomy.range((after, Bound::Included((family, u64::MAX)))).next() {
+            if self.try_join(id, key)? {
+                return Ok(Some(id));
+            }
+            after = Bound::Excluded((family, id));
+        }
         Ok(None)
+    }
+
+    /// Whether a socket has joined; false if it may not, or is at a limit.
+    fn try_join(&mut self, id: u64, key: &Key) -> Result<bool, JoinError> {
+        #[cfg(test)]
+        {
+            self.looked_at += 1;
+        }
+        let Some(helper) = self.sockets.get_mut(&id).filter(|helper| helper.may_take(key)) else {
+            return Ok(false);
+        };
+        let joined = helper.join(key);
+        let full = helper.full;
+        if full {
+            self.roomy.remove(&(key.family(), id));
+        }
+        match joined {
+            Ok(()) => {
+                self.holding.entry(key.place()).or_default().insert(id);
+                Ok(true)
+            }
+            Err(error) if is_limit(&error) => Ok(false),
+            Err(error) => Err(key.error(error)),
+        }
     }
 
     fn join_on_new(&mut self, key: &Key) -> Result<u64, JoinError> {
@@ -83,6 +118,8 @@ impl Helpers {
         let id = self.next_id;
         self.next_id += 1;
         self.sockets.insert(id, helper);
+        self.roomy.insert((key.family(), id));
+        self.holding.entry(key.place()).or_default().insert(id);
         Ok(id)
     }
 
@@ -96,8 +133,19 @@ impl Helpers {
         self.held.remove(key);
         let Some(helper) = self.sockets.get_mut(&id) else { return };
         helper.leave(key);
-        if helper.groups.is_empty() {
+        let (has_group, is_empty, full) =
+            (helper.groups.contains_key(&key.place()), helper.groups.is_empty(), helper.full);
+        if let Some(holding) = self.holding.get_mut(&key.place()).filter(|_| !has_group) {
+            holding.remove(&id);
+            if holding.is_empty() {
+                self.holding.remove(&key.place());
+            }
+        }
+        if is_empty {
             self.sockets.remove(&id);
+            self.roomy.remove(&(key.family(), id));
+        } else if !full {
+            self.roomy.insert((key.family(), id));
         }
     }
 }
@@ -112,7 +160,7 @@ impl Helper {
             sys::socket(domain, libc::SOCK_DGRAM, libc::IPPROTO_UDP).map_err(OpenError::call("socket"))?;
         deaf(fd.as_fd())?;
         sys::set_option(fd.as_fd(), level, all, &0i32).map_err(OpenError::call("IP_MULTICAST_ALL"))?;
-        Ok(Self { fd, family, groups: HashMap::new(), full: false })
+        Ok(Self { fd, groups: HashMap::new(), full: false })
     }
 
     fn may_take(&self, key: &Key) -> bool {
@@ -165,4 +213,33 @@ impl Helper {
 /// the interface vanished and its index was given to another, while the old membership still takes its place here.
 fn is_limit(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM | libc::EADDRINUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loopback.
+    const IFINDEX: u32 = 1;
+
+    fn key(number: u32) -> Key {
+        let group = std::net::Ipv4Addr::from_bits(0xefff_0000 + number).into();
+        Key { ifindex: IFINDEX, group, source: None }
+    }
+
+    #[test]
+    fn a_join_looks_at_a_socket_or_two_however_many_there_are() {
+        let mut helpers = Helpers::default();
+        (0..400).for_each(|number| helpers.join(key(number)).expect("loopback speaks IPv4"));
+        assert!(helpers.sockets() >= 400 / 20 && helpers.memberships() == 400, "{}", helpers.sockets());
+        // Each looked at the one that was being filled; every twentieth found it full.
+        assert!(helpers.looked_at <= 400, "{}", helpers.looked_at);
+        helpers.leave(&key(7));
+        let (sockets, before) = (helpers.sockets(), helpers.looked_at);
+        helpers.join(key(1000)).expect("there is room again");
+        assert_eq!((helpers.sockets(), helpers.looked_at - before), (sockets, 1));
+        (0..400).chain([1000]).for_each(|number| helpers.leave(&key(number)));
+        assert_eq!((helpers.sockets(), helpers.memberships()), (0, 0));
+        assert!(helpers.roomy.is_empty() && helpers.holding.is_empty());
+    }
 }

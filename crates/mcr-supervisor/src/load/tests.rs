@@ -161,3 +161,33 @@ fn parts_are_gathered_until_the_commit_and_idle_loads_are_forgotten() {
     }
     assert_eq!(step(99, begin(), now).expect_err("too many").kind, FaultKind::Busy);
 }
+
+#[test]
+fn what_is_to_be_done_about_rules_is_known_without_looking_at_all_of_them() {
+    let mut state = state();
+    let text: String = (1..=200).map(|port| rule(&format!("r{port}"), port, &["10.0.0.1:1"])).collect();
+    assert_eq!(load(&mut state, &text, false), Ok((200, 0, 0, 0)));
+    let of = |state: &State, index| {
+        let rules = state.rules.all().filter(|rule| rule.worker == WorkerIndex(index));
+        rules.map(|rule| rule.id).collect::<Vec<_>>()
+    };
+    let check = |state: &State| {
+        for index in 0..2 {
+            assert_eq!(state.rules.carried_by(WorkerIndex(index)), of(state, index));
+        }
+    };
+    check(&state);
+    let (id, from) = state.rules.all().map(|rule| (rule.id, rule.worker)).next().expect("there are some");
+    let to = WorkerIndex(1 - from.0);
+    state.move_rule(&RuleRef::Id(id), to, &Snapshot::default()).expect("there is such a worker");
+    check(&state);
+    assert!(!state.rules.are_away_from(to) && !state.rules.are_away_from(from), "its home is there now");
+    if let Some(mut rule) = state.rules.get_mut(id) {
+        rule.home = from;
+        rule.status.state = mcr_proto::message::RuleState::Failed;
+    }
+    assert_eq!((state.rules.away_from(from), state.rules.refused()), (vec![id], vec![id]));
+    state.remove(&RuleRef::Id(id)).expect("it is there");
+    assert!(!state.rules.are_away_from(from) && !state.rules.has_refused());
+    check(&state);
+}

@@ -28,3 +28,5 @@ pub use counts::Delta;
 pub use error::{AttachError, LoadError, UpdateError};
 pub use path::KernelPath;
 pub use rule::{Output, Rule, Way};
+
+pub mod xsk;

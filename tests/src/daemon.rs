@@ -16,6 +16,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;
 
 use crate::{
@@ -40,12 +41,14 @@ pub struct DaemonOptions {
     pub config: Option<String>,
     /// Run as this user and group instead of root.
     pub user: Option<u32>,
+    /// Have `io_uring_setup` fail with this errno, as in a container that forbids it.
+    pub no_uring: Option<u32>,
 }
 
 impl Default for DaemonOptions {
     /// One worker, I/O as it comes, as root.
     fn default() -> Self {
-        Self { workers: 1, io: "auto", config: None, user: None }
+        Self { workers: 1, io: "auto", config: None, user: None, no_uring: None }
     }
 }
 
@@ -88,10 +91,8 @@ impl Daemon {
         };
         let log = File::create(directory.path().join("log")).expect("the directory is ours");
         // A thread that enters the namespace ends before the daemon, which would take that for its parent's end.
-        let mut command = match options.user {
-            Some(_) => Command::new(program),
-            None => namespace.command(program),
-        };
+        let by_thread = options.user.is_some() || options.no_uring.is_some();
+        let mut command = if by_thread { Command::new(program) } else { namespace.command(program) };
         command.args(["run", "--log", "warn", "--io", options.io, "--workers", &options.workers.to_string()]);
         command.arg("--socket").arg(&socket);
         if let Some(config) = &options.config {
@@ -102,14 +103,19 @@ impl Daemon {
         if let Some(user) = options.user {
             std::os::unix::fs::chown(directory.path(), Some(user), Some(user)).expect("root may");
             command.uid(user).gid(user);
-        } else {
+        } else if !by_thread {
             command.arg("--with-parent");
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        // A user without rights cannot enter the namespace any more, but can be started in it.
-        let process = match options.user {
-            Some(_) => namespace.enter(|| command.spawn()),
-            None => command.spawn(),
+        // A user without rights cannot enter the namespace any more, but can be started in it; and what a thread may not do its
+        // children may not.
+        let process = if by_thread {
+            namespace.enter(|| {
+                options.no_uring.into_iter().for_each(forbid_uring);
+                command.spawn()
+            })
+        } else {
+            command.spawn()
         };
         let process = process.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let mut daemon = Self { process, socket, directory, _program: copied };
@@ -220,6 +226,16 @@ impl Drop for Daemon {
             eprintln!("--- log of mcrd {}:\n{}---", self.pid(), self.log());
         }
     }
+}
+
+/// Has this thread's `io_uring_setup` fail, and that of all it starts.
+fn forbid_uring(errno: u32) {
+    let rules = [(libc::SYS_io_uring_setup, Vec::new())].into();
+    let (otherwise, then) = (SeccompAction::Allow, SeccompAction::Errno(errno));
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
+    let filter = SeccompFilter::new(rules, otherwise, then, arch).expect("a filter");
+    let program: BpfProgram = filter.try_into().expect("a program");
+    seccompiler::apply_filter(&program).expect("a thread may give up system calls");
 }
 
 /// Sends a signal to a process of ours.

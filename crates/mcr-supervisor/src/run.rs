@@ -86,6 +86,8 @@ struct Supervisor<'a> {
     /// The configuration is to be loaded again, and control has been told to so often.
     reload_wanted: Option<u32>,
     saving: bool,
+    /// Whether it was said that workers do without io_uring.
+    fallback_said: bool,
     ready: Option<Box<dyn FnOnce() + 'a>>,
 }
 
@@ -148,6 +150,7 @@ impl<'a> Supervisor<'a> {
             retry_at: None,
             reload_wanted: None,
             saving: false,
+            fallback_said: false,
             ready: Some(ready),
         })
     }
@@ -232,6 +235,12 @@ impl<'a> Supervisor<'a> {
                 worker.enter(WorkerState::Running, Instant::now());
                 worker.io = Some(io);
                 info!(worker = index, ?io, fallback, "worker ready");
+                // Of one host, hence of all workers, and of each time one is started: once is enough.
+                if let Some(why) = fallback
+                    && !std::mem::replace(&mut self.fallback_said, true)
+                {
+                    warn!("workers use recvmmsg and sendmmsg, because io_uring cannot be used: {why}");
+                }
                 self.state.events.worker(worker.index, EventWhat::Ready, None);
                 worker.begin_anew();
             }

@@ -13,7 +13,7 @@ use mcr_lab::{Line, require};
 use mcr_proto::message::IoChoice;
 
 /// Copies of each datagram, made one by one because they keep its source: what makes a worker slow.
-const FAN_OUT: usize = 40;
+const FAN_OUT: usize = 8;
 /// Several times what the receive buffer holds and the worker relays meanwhile.
 const BURST: u64 = 60_000;
 

@@ -25,7 +25,7 @@ use nix::{
     sys::socket::{MsgFlags, MultiHeaders, sendmmsg, setsockopt, sockopt},
 };
 
-use crate::{case::Case, cores, sys};
+use crate::{case::Case, cores, lab, sys};
 
 /// Messages that one system call hands over when the schedule is behind.
 const BATCH_MAX: usize = 32;
@@ -74,7 +74,7 @@ pub(crate) fn run(
     watch: &Watch,
 ) -> anyhow::Result<Sent> {
     cores::pin(cores::SENDER)?;
-    let mut sender = Sender::new(socket, mac, case)?;
+    let mut sender = Sender::new(socket, mac, case, per_message(case, rate_pps))?;
     let messages = (rate_pps * duration.as_secs_f64() / sender.per_message as f64).ceil() as u64;
     let messages_pps = rate_pps / sender.per_message as f64;
     let burst = ((messages_pps * BURST_SECONDS) as u64).clamp(1, BATCH_MAX as u64);
@@ -98,24 +98,31 @@ pub(crate) fn run(
     Ok(Sent { datagrams: done * sender.per_message as u64, seconds })
 }
 
-/// Datagrams that one message of a case carries.
-fn per_message(case: Case) -> usize {
-    match case.superframes() {
-        true => (SUPERFRAME_BYTES_MAX / case.payload_bytes()).min(SUPERFRAME_DATAGRAMS_MAX),
-        false => 1,
+/// Datagrams that one message of a case carries. Where they are not to arrive as one superframe, but are of one stream, they
+/// are the burst of what is due, which the interface cuts into frames: a sender of single frames is slower than some relays.
+fn per_message(case: Case, rate_pps: f64) -> usize {
+    let largest = (SUPERFRAME_BYTES_MAX / case.payload_bytes()).min(SUPERFRAME_DATAGRAMS_MAX);
+    match (case.superframes(), case.streams()) {
+        (true, _) => largest,
+        (false, 1) => ((rate_pps * BURST_SECONDS) as usize).clamp(1, BATCH_MAX.min(largest)),
+        (false, _) => 1,
     }
 }
 
-/// A packet socket that sends by the source's interface, and that interface's address.
-pub(crate) fn open(source: &Namespace) -> anyhow::Result<(OwnedFd, [u8; 6])> {
+/// A packet socket that sends by the source's interface, and that interface's address. Whether superframes leave it whole is the
+/// case's affair.
+pub(crate) fn open(source: &Namespace, case: Case) -> anyhow::Result<(OwnedFd, [u8; 6])> {
     let link = source.link(IFNAME)?;
+    lab::udp_segmentation(source, IFNAME, case.superframes())?;
     let socket =
         source.try_enter(|| sys::packet_sender(link.index))?.context("cannot open a packet socket")?;
     setsockopt(&socket, sockopt::SndBufForce, &(8 << 20))?;
     let set =
         |name, value: i32| sys::set_option(socket.as_fd(), libc::SOL_PACKET, name, &value.to_ne_bytes());
     set(libc::PACKET_VNET_HDR, 1).context("cannot send superframes by a packet socket")?;
-    set(libc::PACKET_QDISC_BYPASS, 1).context("cannot bypass the queue of the interface")?;
+    // What bypasses the queue is never cut: the kernel drops it instead (__dev_direct_xmit).
+    let is_cut = case.streams() == 1 && !case.superframes();
+    set(libc::PACKET_QDISC_BYPASS, i32::from(!is_cut)).context("cannot bypass the queue of the interface")?;
     Ok((socket, link.mac.context("the source's interface has no address")?))
 }
 
@@ -128,8 +135,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn new(socket: OwnedFd, mac: [u8; 6], case: Case) -> anyhow::Result<Self> {
-        let per_message = per_message(case);
+    fn new(socket: OwnedFd, mac: [u8; 6], case: Case, per_message: usize) -> anyhow::Result<Self> {
         let payload = vec![0; per_message * case.payload_bytes()];
         let segment_bytes = (per_message > 1).then_some(case.payload_bytes() as u16);
         let head = |group| head(mac, group, &payload, segment_bytes);
@@ -190,9 +196,26 @@ mod tests {
 
     #[test]
     fn a_superframe_of_whole_payloads_fits_a_udp_datagram() {
-        let datagrams = per_message(Case::Superframes);
+        let datagrams = per_message(Case::Superframes, 1.0);
         assert!(datagrams > 40 && datagrams * 1400 <= 65_507);
-        assert_eq!(per_message(Case::Streams50), 1);
+        assert_eq!(per_message(Case::Streams50, 1e6), 1);
+    }
+
+    #[test]
+    fn what_is_due_of_one_stream_goes_as_one_message() {
+        assert_eq!([1e3, 1e5, 1e9].map(|rate| per_message(Case::One, rate)), [1, 5, 32]);
+    }
+
+    #[test]
+    fn an_interface_without_segmentation_sends_a_message_as_frames() {
+        let Some(()) = mcr_lab::require::netns() else { return };
+        let line = mcr_lab::Line::new().unwrap();
+        let (socket, mac) = open(&line.source, Case::One).unwrap();
+        let mut sender = Sender::new(socket, mac, Case::One, 32).unwrap();
+        let frames = || line.relay.link_stats("in0").unwrap().rx_packets;
+        let before = frames();
+        assert_eq!(sender.send(0, 1).unwrap(), 1);
+        mcr_lab::wait_until(Duration::from_secs(5), "32 frames come", || frames() == before + 32).unwrap();
     }
 
     #[test]
@@ -203,8 +226,8 @@ mod tests {
             let receiver = line.relay.enter(|| UdpSocket::bind(case.inputs()[0])).unwrap();
             receiver.join_multicast_v4(case.inputs()[0].ip(), &Ipv4Addr::new(10, 1, 0, 2)).unwrap();
             receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let (socket, mac) = open(&line.source).unwrap();
-            let mut sender = Sender::new(socket, mac, case).unwrap();
+            let (socket, mac) = open(&line.source, case).unwrap();
+            let mut sender = Sender::new(socket, mac, case, per_message(case, 1.0)).unwrap();
             assert_eq!(sender.send(0, 1).unwrap(), 1);
             let mut bytes = [0; 2048];
             for _ in 0..sender.per_message {

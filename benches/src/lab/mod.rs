@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use mcr_lab::{Line, Namespace};
 
 pub(crate) use drop_all::DropAll;
+pub(crate) use offload::udp_segmentation;
 
 use crate::{case, cores};
 
@@ -32,7 +33,7 @@ impl Lab {
         line.pin_neighbours()?;
         steering::to_core(&line.relay, "in0", cores::RELAY)?;
         for output in 0..case::OUTPUTS_MAX {
-            offload::no_udp_segmentation(&line.relay, &output_name(output))?;
+            udp_segmentation(&line.relay, &output_name(output), false)?;
         }
         // Both are per namespace; whoever joins every group from one socket needs more than 20.
         line.relay.sysctl("net.ipv4.igmp_max_memberships", &(2 * case::STREAMS_MAX).to_string())?;
@@ -155,7 +156,7 @@ mod tests {
         let frames = || line.sinks[0].link_stats("dst0").unwrap().rx_packets;
         let relay = line.relay.enter(|| UdpSocket::bind("10.2.0.1:0")).unwrap();
         nix::sys::socket::setsockopt(&relay, nix::sys::socket::sockopt::UdpGsoSegment, &100).unwrap();
-        offload::no_udp_segmentation(&line.relay, "out0").unwrap();
+        udp_segmentation(&line.relay, "out0", false).unwrap();
 
         let before = frames();
         relay.send_to(&[0; 500], "10.2.0.2:6000").unwrap();

@@ -1,4 +1,4 @@
-//! Switching off what would hide the true number of frames, as `ethtool -K IFNAME tx-udp-segmentation off` does.
+//! Whether superframes leave an interface whole, as `ethtool -K IFNAME tx-udp-segmentation on|off` sets it.
 
 use anyhow::Context as _;
 use mcr_lab::Namespace;
@@ -19,16 +19,17 @@ const HEADER_DEV_NAME: u16 = 2;
 const BITSET_BITS: u16 = 3;
 const BITS_BIT: u16 = 1;
 const BIT_NAME: u16 = 2;
+const BIT_VALUE: u16 = 3;
 /// Length of `struct genlmsghdr`.
 const GENERIC_BYTES: usize = 4;
 
-/// Has superframes cut into their datagrams before they are handed to `ifname`.
-pub(crate) fn no_udp_segmentation(namespace: &Namespace, ifname: &str) -> anyhow::Result<()> {
+/// Has superframes cut into their datagrams before they are handed to `ifname`, or not.
+pub(crate) fn udp_segmentation(namespace: &Namespace, ifname: &str, on: bool) -> anyhow::Result<()> {
     let netlink = Netlink::open(namespace, SockProtocol::NetlinkGeneric)?;
-    set_off(&netlink, ifname).with_context(|| format!("cannot switch off tx-udp-segmentation of {ifname}"))
+    set(&netlink, ifname, on).with_context(|| format!("cannot set tx-udp-segmentation of {ifname}"))
 }
 
-fn set_off(netlink: &Netlink, ifname: &str) -> anyhow::Result<()> {
+fn set(netlink: &Netlink, ifname: &str, on: bool) -> anyhow::Result<()> {
     let ask = Message::new(CONTROL, REQUEST | ACK, &[GETFAMILY, 1, 0, 0])
         .with(Attributes::default().text(FAMILY_NAME, "ethtool"));
     let answer = netlink.request(vec![ask], 1)?;
@@ -36,6 +37,7 @@ fn set_off(netlink: &Netlink, ifname: &str) -> anyhow::Result<()> {
     let id = id.and_then(|id| id.first_chunk().copied()).context("the kernel has no ethtool netlink")?;
     // A bit that is named without a value is to be off; those not named stay as they are.
     let bit = Attributes::default().text(BIT_NAME, "tx-udp-segmentation");
+    let bit = if on { bit.bytes(BIT_VALUE, &[]) } else { bit };
     let bits = Attributes::default().nested(BITS_BIT, bit);
     let attributes = Attributes::default()
         .nested(FEATURES_HEADER, Attributes::default().text(HEADER_DEV_NAME, ifname))

@@ -55,6 +55,7 @@ impl Wire {
             vnet_hdr: true,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
             filter: &filter,
+            ring: None,
         };
         let opened = namespace.enter(|| packet::open(&options));
         Self(opened.unwrap_or_else(|error| panic!("{ifname}: {error}")))

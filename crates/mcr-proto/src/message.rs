@@ -110,12 +110,25 @@ pub enum ReceiverKind {
     Packet {
         /// Whether frames start with an Ethernet header (else with the IP header).
         ethernet: bool,
+        /// The socket's receive ring, to be mapped; without one, frames come out of its queue.
+        ring: Option<RingShape>,
     },
     /// A UDP socket bound to this address.
     Udp {
         /// What it is bound to: the group, or a unicast address.
         bound: SocketAddr,
     },
+}
+
+/// The shape of a packet socket's receive ring (`struct tpacket_req`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingShape {
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// How many blocks there are.
+    pub blocks: u32,
+    /// Bytes of a slot; a block holds as many as fit.
+    pub slot_bytes: u32,
 }
 
 /// Worker to supervisor.

@@ -21,8 +21,54 @@ pub struct PacketOptions<'a> {
     pub vnet_hdr: bool,
     /// Receive buffer; beyond `net.core.rmem_max` only with CAP_NET_ADMIN. 0 leaves the default.
     pub receive_buffer_bytes: usize,
+    /// Have the kernel write frames into a ring that the reader maps, instead of a queue. None leaves the queue.
+    pub ring: Option<RingShape>,
     /// What to let through.
     pub filter: &'a Filter,
+}
+
+/// A receive ring of TPACKET_V2 (packet(7)): each frame in a slot of its own as soon as it comes.
+///
+/// A frame that does not fit its slot is cut there, marked TP_STATUS_COPY, and queued whole on the socket besides, as far as
+/// the receive buffer has room. V3 would pack frames, and hand them over by the block, a millisecond late at worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingShape {
+    /// Bytes of a block: physically contiguous pages.
+    pub block_bytes: u32,
+    /// How many blocks there are.
+    pub blocks: u32,
+    /// Bytes of a slot; a block holds as many as fit.
+    pub slot_bytes: u32,
+}
+
+/// What the kernel puts into a slot before a frame, at most: its header, the address, the virtio-net header, alignment, and
+/// the room below.
+const SLOT_OVERHEAD_BYTES: u32 = 128;
+/// Room in each slot that the kernel leaves to the reader (PACKET_RESERVE), behind the address.
+const RESERVED_BYTES: u32 = 16;
+/// Sixteen pages: large enough to waste little behind the last slot, small enough to be found in fragmented memory.
+const BLOCK_BYTES: u32 = 64 << 10;
+
+/// The MTU of Ethernet, and the largest of jumbo frames.
+const MTU_DEFAULT: u32 = 1500;
+const MTU_MAX: u32 = 9216;
+
+impl RingShape {
+    /// A ring of about so many bytes, each slot with room for a frame of `mtu` bytes and its link-layer header. An MTU beyond
+    /// that of jumbo frames, such as loopback has, is seldom made use of: slots are then of the usual size.
+    #[must_use]
+    pub fn for_mtu(mtu: u32, bytes: u32) -> Self {
+        let mtu = if mtu > MTU_MAX { MTU_DEFAULT } else { mtu };
+        // Ethernet with two VLAN tags.
+        let slot_bytes = (mtu + 22 + SLOT_OVERHEAD_BYTES).next_multiple_of(64);
+        Self { block_bytes: BLOCK_BYTES, blocks: (bytes / BLOCK_BYTES).max(1), slot_bytes }
+    }
+
+    /// How many frames it holds.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.block_bytes.checked_div(self.slot_bytes).unwrap_or(0).saturating_mul(self.blocks)
+    }
 }
 
 /// Opens a packet socket: non-blocking, close-on-exec, without own outgoing frames, with [`AuxData`] on each frame.
@@ -32,7 +78,7 @@ pub struct PacketOptions<'a> {
 /// # Errors
 /// [`OpenError`]: without CAP_NET_RAW `NotPermitted`, without the interface `NoInterface`.
 pub fn open(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
-    let PacketOptions { ifindex, vnet_hdr, receive_buffer_bytes, filter } = *options;
+    let PacketOptions { ifindex, vnet_hdr, receive_buffer_bytes, ring, filter } = *options;
     if ifindex == 0 {
         // To the kernel 0 means all interfaces at once, which no caller of this can want.
         return Err(OpenError::NoInterface { ifindex });
@@ -48,9 +94,42 @@ pub fn open(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
         on(libc::PACKET_VNET_HDR, "PACKET_VNET_HDR")?;
     }
     receive_buffer(fd.as_fd(), receive_buffer_bytes)?;
+    if let Some(ring) = ring {
+        set_ring(fd.as_fd(), ring).map_err(OpenError::call("PACKET_RX_RING"))?;
+    }
     attach(&fd, filter)?;
     sys::bind(fd.as_fd(), &link_address(ifindex)).map_err(OpenError::interface("bind", ifindex))?;
     Ok(fd)
+}
+
+/// After PACKET_VNET_HDR, which the kernel refuses once there is a ring.
+fn set_ring(fd: BorrowedFd<'_>, ring: RingShape) -> std::io::Result<()> {
+    /// `enum tpacket_versions` of linux/if_packet.h.
+    const TPACKET_V2: i32 = 1;
+    let set = |name, value: i32| sys::set_option(fd, libc::SOL_PACKET, name, &value);
+    set(libc::PACKET_VERSION, TPACKET_V2)?;
+    set(libc::PACKET_RESERVE, RESERVED_BYTES as i32)?;
+    set(libc::PACKET_COPY_THRESH, 1)?;
+    // struct tpacket_req: block size, blocks, frame size, frames.
+    let request = [ring.block_bytes, ring.blocks, ring.slot_bytes, ring.slots()];
+    sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)
+}
+
+/// The MTU of an interface, by its name.
+///
+/// # Errors
+/// ENODEV if there is none; those of `socket(2)`.
+pub fn mtu(ifname: &str) -> std::io::Result<u32> {
+    let fd = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    sys::mtu(fd.as_fd(), ifname)
+}
+
+/// Whether nothing waits on a packet socket, nor is held by whoever reads it, in its queue or its ring.
+///
+/// # Errors
+/// Those of `poll(2)`.
+pub fn is_idle(fd: impl AsFd) -> std::io::Result<bool> {
+    sys::is_readable(fd.as_fd()).map(|readable| !readable)
 }
 
 /// What became of the frames that a packet socket's filter let through.

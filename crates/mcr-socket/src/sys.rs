@@ -138,6 +138,33 @@ pub(crate) fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -
     done(result)
 }
 
+/// The MTU of the interface of that name (SIOCGIFMTU of netdevice(7)).
+pub(crate) fn mtu(fd: BorrowedFd<'_>, ifname: &str) -> io::Result<u32> {
+    let mut name = [0; libc::IFNAMSIZ];
+    // Of the bytes one must remain 0.
+    if ifname.len() >= name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in name.iter_mut().zip(ifname.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let mut request = libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 } };
+    // SAFETY: SIOCGIFMTU reads and writes one struct ifreq, which outlives the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut request) };
+    done(result)?;
+    // SAFETY: on success the kernel has written this member, and any bytes are an integer.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    Ok(u32::try_from(mtu).unwrap_or(0))
+}
+
+/// Whether `poll(2)` says POLLIN, now.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, which outlives the call; a timeout of 0 does not wait.
+    let result = unsafe { libc::poll(&raw mut polled, 1, 0) };
+    done(result).map(|()| polled.revents & libc::POLLIN != 0)
+}
+
 fn done(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

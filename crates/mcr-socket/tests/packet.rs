@@ -7,7 +7,8 @@ use common::*;
 use mcr_lab::{Line, Namespace, require};
 use mcr_socket::filter::{self, Filter, FilterLink, Precision, Wanted};
 use mcr_socket::packet::{
-    AuxData, GsoType, LinkAddress, PacketOptions, PacketType, VNET_HEADER_BYTES, VnetHeader, open,
+    self, AuxData, GsoType, LinkAddress, PacketOptions, PacketType, RingShape, VNET_HEADER_BYTES, VnetHeader,
+    open,
 };
 use mcr_socket::{OpenError, dropped, receive_buffer_bytes};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -25,7 +26,8 @@ fn want(destination: &str, port: u16, source: Option<&str>) -> Wanted {
 fn tap(net: &Namespace, ifname: &str, vnet_hdr: bool, wanted: &[Wanted]) -> OwnedFd {
     let filter = Filter::compile(wanted, FilterLink::Ethernet);
     let ifindex = net.link_index(ifname).unwrap();
-    let options = PacketOptions { ifindex, vnet_hdr, receive_buffer_bytes: 4 << 20, filter: &filter };
+    let options =
+        PacketOptions { ifindex, vnet_hdr, receive_buffer_bytes: 4 << 20, ring: None, filter: &filter };
     net.enter(|| open(&options)).unwrap()
 }
 
@@ -222,12 +224,70 @@ fn a_filter_is_replaced_on_a_live_socket_through_a_duplicate() {
 }
 
 #[test]
+fn a_ring_takes_as_many_frames_as_it_has_slots_and_queues_the_large_ones_besides() {
+    let Some(()) = require::netns() else { return };
+    let line = Line::new().unwrap();
+    let filter = Filter::compile(&[want("239.1.1.1", 5000, None)], FilterLink::Ethernet);
+    let ifindex = line.relay.link_index("in0").unwrap();
+    let mtu = line.relay.enter(|| packet::mtu("in0")).unwrap();
+    assert_eq!(mtu, 1500);
+    let shape = RingShape::for_mtu(mtu, 128 << 10);
+    let options = PacketOptions {
+        ifindex,
+        vnet_hdr: true,
+        receive_buffer_bytes: 1 << 20,
+        ring: Some(shape),
+        filter: &filter,
+    };
+    let tap = line.relay.enter(|| open(&options)).unwrap();
+    assert!(packet::is_idle(&tap).unwrap());
+    let mut injector = injector(&line.source, "src0");
+    let whole = udp(5000, &vec![7; usize::try_from(mtu).unwrap() - 28]);
+    injector.send(&v4(0, 17, &whole));
+    assert!(!packet::is_idle(&tap).unwrap());
+    assert!(try_recv(&tap).unwrap().is_none(), "the largest frame of the link fits a slot");
+    for _ in 0..shape.slots() {
+        injector.send(&v4(0, 17, &whole));
+    }
+    let statistics = packet::take_statistics(&tap).unwrap();
+    assert_eq!((statistics.frames, statistics.dropped), (shape.slots() + 1, 1));
+
+    // In a ring of slots for less, the same frames are on the socket.
+    let shape = RingShape::for_mtu(100, 64 << 10);
+    let tap = line.relay.enter(|| open(&PacketOptions { ring: Some(shape), ..options })).unwrap();
+    injector.send(&v4(0, 17, &whole));
+    assert!(recv(&tap).data.ends_with(&[7; 1000]));
+}
+
+#[test]
+fn an_interface_that_is_not_there_has_no_mtu() {
+    for name in ["nowhere0", "", "a-name-that-is-too-long-for-any-interface"] {
+        assert_eq!(packet::mtu(name).unwrap_err().raw_os_error(), Some(libc::ENODEV), "{name:?}");
+    }
+    assert_eq!(packet::mtu("lo").unwrap(), 65_536);
+}
+
+#[test]
+fn slots_of_a_ring_are_made_for_the_mtu_of_the_link() {
+    for (mtu, frame) in [(1500, 1522), (9000, 9022), (68, 90), (65_536, 1522), (u32::MAX, 1522)] {
+        let shape = RingShape::for_mtu(mtu, 16 << 20);
+        assert!(shape.slot_bytes >= frame + 96 && shape.slot_bytes < frame + 256, "{mtu}: {shape:?}");
+        assert_eq!(shape.slot_bytes % 16, 0, "TPACKET_ALIGNMENT");
+        assert_eq!(shape.slots(), shape.block_bytes / shape.slot_bytes * shape.blocks);
+        assert_eq!(shape.block_bytes * shape.blocks, 16 << 20);
+    }
+    assert!(RingShape::for_mtu(1500, 16 << 20).slots() > 9_000);
+    assert!(RingShape::for_mtu(1500, 0).slots() > 0);
+}
+
+#[test]
 fn every_frame_is_received_or_counted_as_dropped() {
     let Some(()) = require::netns() else { return };
     let line = Line::new().unwrap();
     let filter = Filter::compile(&[want("239.1.1.1", 5000, None)], FilterLink::Ethernet);
     let ifindex = line.relay.link_index("in0").unwrap();
-    let options = PacketOptions { ifindex, vnet_hdr: false, receive_buffer_bytes: 20_000, filter: &filter };
+    let options =
+        PacketOptions { ifindex, vnet_hdr: false, receive_buffer_bytes: 20_000, ring: None, filter: &filter };
     let tap = line.relay.enter(|| open(&options)).unwrap();
     assert_eq!(dropped(&tap).unwrap(), 0);
     let mut injector = injector(&line.source, "src0");
@@ -292,8 +352,13 @@ fn errors_say_what_is_missing() {
     let Some(()) = require::netns() else { return };
     let net = Namespace::new().unwrap();
     let filter = Filter::drop_all();
-    let options =
-        |ifindex| PacketOptions { ifindex, vnet_hdr: true, receive_buffer_bytes: 0, filter: &filter };
+    let options = |ifindex| PacketOptions {
+        ifindex,
+        vnet_hdr: true,
+        receive_buffer_bytes: 0,
+        ring: None,
+        filter: &filter,
+    };
     let denied = net.enter(|| as_nobody(|| open(&options(1)))).unwrap_err();
     assert!(matches!(denied, OpenError::NotPermitted { capability: "CAP_NET_RAW", .. }), "{denied}");
     for ifindex in [0, 4711] {

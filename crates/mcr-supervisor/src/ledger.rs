@@ -81,7 +81,7 @@ impl Ledger {
                 // Taken before passed: what comes in between makes the difference too large for this look, never too small.
                 let taken = input.frames.get().saturating_sub(ledger.frames_before);
                 ledger.count_passed(fd, input);
-                if mcr_socket::queued_bytes(fd).is_ok_and(|bytes| bytes == 0) {
+                if packet::is_idle(fd).unwrap_or(false) {
                     ledger.look(taken, input);
                 }
             }
@@ -89,7 +89,7 @@ impl Ledger {
     }
 
     /// Closes the books. What waits and nobody will read, because the worker is not there, is counted as datagrams that the
-    /// kernel had no place for; nothing of them is looked at.
+    /// kernel had no place for, or where it waits in a ring, as what the worker took along; nothing of them is looked at.
     pub(crate) fn close(&mut self, fd: BorrowedFd<'_>, input: &InputCounters, alive: bool) {
         self.count(fd, input);
         if alive {

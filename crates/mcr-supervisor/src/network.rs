@@ -53,7 +53,12 @@ pub(crate) fn views<'a>(
 pub(crate) fn abilities() -> Abilities {
     const LOOPBACK: u32 = 1;
     let filter = Filter::drop_all();
-    let options =
-        PacketOptions { ifindex: LOOPBACK, vnet_hdr: true, receive_buffer_bytes: 0, filter: &filter };
+    let options = PacketOptions {
+        ifindex: LOOPBACK,
+        vnet_hdr: true,
+        receive_buffer_bytes: 0,
+        ring: None,
+        filter: &filter,
+    };
     Abilities { raw_sockets: packet::open(&options).is_ok() }
 }

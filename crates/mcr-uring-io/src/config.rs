@@ -88,6 +88,38 @@ pub struct ReceiveShape {
     pub control_bytes: u16,
 }
 
+/// The shape of an AF_PACKET socket's receive ring: what the socket's opener gave to PACKET_RX_RING, for TPACKET_V2 with
+/// PACKET_RESERVE of 16 bytes or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingShape {
+    /// Bytes of a block: a multiple of the page size.
+    pub block_bytes: u32,
+    /// How many blocks there are.
+    pub blocks: u32,
+    /// Bytes of a slot; a block holds as many as fit.
+    pub slot_bytes: u32,
+    /// Bytes in front of each frame that belong to it: 10 with PACKET_VNET_HDR, else 0.
+    pub prefix_bytes: u16,
+}
+
+impl RingShape {
+    /// The most slots a ring may have.
+    pub const SLOTS_MAX: u32 = 1 << 18;
+
+    /// How many frames it holds; `None` if it makes no sense.
+    #[must_use]
+    pub fn slots(&self) -> Option<u32> {
+        let aligned = self.slot_bytes.is_multiple_of(16) && self.block_bytes.is_multiple_of(4096);
+        let slots = self.block_bytes.checked_div(self.slot_bytes)?.checked_mul(self.blocks)?;
+        let bytes = self.block_bytes.checked_mul(self.blocks)?;
+        (aligned && (1..=Self::SLOTS_MAX).contains(&slots) && bytes <= 1 << 30).then_some(slots)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.block_bytes as usize * self.blocks as usize
+    }
+}
+
 impl ReceiveShape {
     pub(crate) const NAME_BYTES_MAX: u16 = 128;
     pub(crate) const CONTROL_BYTES_MAX: u16 = 256;

@@ -10,6 +10,8 @@ pub struct Datagram<'a> {
     pub name: &'a [u8],
     /// The raw control messages; [`Datagram::control_messages`] reads them.
     pub control: &'a [u8],
+    /// What a packet socket's ring says of the frame, a raw `struct tpacket2_hdr`; empty for what came by no ring.
+    pub ring_header: &'a [u8],
     /// The payload of a UDP socket, the frame of an AF_PACKET socket.
     pub payload: &'a [u8],
     /// The payload was longer than the buffer; its rest is gone.

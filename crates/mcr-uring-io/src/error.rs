@@ -78,6 +78,9 @@ pub enum AddError {
         /// What was asked for.
         control_bytes: u16,
     },
+    /// The packet socket's ring could not be mapped: EINVAL if it has none, or one of another shape.
+    #[error("cannot map the socket's ring")]
+    Map(#[source] io::Error),
     /// The kernel refused it.
     #[error("cannot register the socket")]
     Register(#[source] io::Error),

@@ -8,7 +8,7 @@ use crate::ring::RingIo;
 use crate::syscalls::SyscallIo;
 use crate::{
     AddError, Backend, Choice, Datagram, Event, IoConfig, OpenError, Outgoing, ReceiveShape, Received,
-    SendError, SocketKey, UringUnavailable, WaitError,
+    RingShape, SendError, SocketKey, UringUnavailable, WaitError,
 };
 
 /// One thread's I/O. It stays in the thread that opened it, which the kernel insists on as well.
@@ -94,6 +94,19 @@ impl Io {
         let ReceiveShape { name_bytes, control_bytes } = shape;
         let shape = shape.rounded().ok_or(AddError::Shape { name_bytes, control_bytes })?;
         on!(&mut self.engine, engine => engine.add_receiver(fd, shape))
+    }
+
+    /// Adds an AF_PACKET socket that has a receive ring of this shape, to receive from. It must not have IP_RECVERR on, and
+    /// nobody else may read it. Frames lie in the ring until they are recycled and their sends have ended; those too large
+    /// for a slot are received by themselves, in their place in the order.
+    pub fn add_ring(&mut self, fd: OwnedFd, shape: RingShape) -> Result<SocketKey, AddError> {
+        on!(&mut self.engine, engine => engine.add_ring(fd, shape))
+    }
+
+    /// From now on one `wait` takes at most so many frames from rings, all together; by default as many as it reports events.
+    /// With 0 they stay in the rings, and a wait does not return on their account.
+    pub fn limit_ring_frames(&mut self, frames_max: usize) {
+        on!(&mut self.engine, engine => engine.rings_mut().frames_max = frames_max);
     }
 
     /// Adds a datagram socket to send on.

@@ -14,12 +14,14 @@
 //! # System calls at run time
 //!
 //! With io_uring, after `open`: `io_uring_enter`, `io_uring_register` and `close`, nothing else. The twin needs
-//! `epoll_wait`, `epoll_ctl`, `ppoll`, `recvmmsg`, `sendmmsg` and `close`.
+//! `epoll_wait`, `epoll_ctl`, `ppoll`, `recvmmsg`, `sendmmsg` and `close`. Rings of packet sockets take `mmap`, `munmap` and
+//! `recvmsg` besides.
 //!
 //! # Invariants
 //!
 //! - A buffer is either the kernel's, or the caller's ([`Received`]), or waits for the sends that refer to it. Only the
 //!   one move-only handle says which, and the kernel gets a buffer back when handle and sends are all gone.
+//! - So with a slot of a packet socket's ring, which the kernel writes to as soon as it has it back (`packet_ring.rs`).
 //! - Memory that the kernel may still touch is freed only after the last operation ended; see `ring.rs` on dropping.
 //! - `token.rs` alone packs and unpacks `user_data`.
 
@@ -33,14 +35,16 @@ mod event;
 mod frames;
 mod io;
 mod outgoing;
+mod packet_ring;
 mod probe;
 mod ring;
+mod rings;
 mod slots;
 mod syscalls;
 mod table;
 mod token;
 
-pub use config::{Backend, Choice, IoConfig, ReceiveShape};
+pub use config::{Backend, Choice, IoConfig, ReceiveShape, RingShape};
 pub use datagram::{ControlMessage, ControlMessages, Datagram};
 pub use error::{AddError, OpenError, SendError, UringUnavailable, WaitError};
 pub use event::Event;

@@ -20,7 +20,7 @@ mod tests;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fixed};
@@ -30,10 +30,13 @@ use crate::buf_ring::Lent;
 use crate::config::ReceiveShape;
 use crate::frames::Frames;
 use crate::probe::open_ring;
+use crate::rings::Rings;
 use crate::slots::{SendSlots, empty_header};
 use crate::table::{Kind, Table};
 use crate::token::{Operation, Token};
-use crate::{AddError, Counts, IoConfig, Outgoing, Received, SendError, SocketKey, UringUnavailable};
+use crate::{
+    AddError, Counts, IoConfig, Outgoing, Received, RingShape, SendError, SocketKey, UringUnavailable,
+};
 
 /// How long a drop waits for operations to end before it leaks their memory.
 const QUIESCE_MAX: Duration = Duration::from_secs(2);
@@ -42,6 +45,9 @@ pub(crate) struct RingIo {
     ring: ManuallyDrop<IoUring>,
     memory: ManuallyDrop<Memory>,
     table: Table<State>,
+    rings: Rings,
+    /// Sends pushed and not submitted; they end as soon as they are.
+    sends_queued: bool,
     todo: Vec<Todo>,
     in_flight: usize,
     events_max: usize,
@@ -114,6 +120,8 @@ impl RingIo {
             ring: ManuallyDrop::new(ring),
             memory: ManuallyDrop::new(memory),
             table: Table::new(config.files_max),
+            rings: Rings::new(config.events_max.into()),
+            sends_queued: false,
             todo: Vec::with_capacity(2 * usize::from(config.files_max)),
             in_flight: 0,
             events_max: config.events_max.into(),
@@ -128,6 +136,24 @@ impl RingIo {
         header.msg_controllen = usize::from(shape.control_bytes) as _;
         self.todo.push(Todo::Arm(key, None));
         Ok(key)
+    }
+
+    pub(crate) fn add_ring(&mut self, fd: OwnedFd, shape: RingShape) -> Result<SocketKey, AddError> {
+        let ring = self.memory.frames.add_ring(fd.as_fd(), shape).map_err(AddError::Map)?;
+        match self.add(fd, Kind::Ring(ring)) {
+            Ok(key) => {
+                self.rings.add(key, ring);
+                Ok(key)
+            }
+            Err(error) => {
+                self.memory.frames.close_ring(ring);
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn rings_mut(&mut self) -> &mut Rings {
+        &mut self.rings
     }
 
     pub(crate) fn add_sender(&mut self, fd: OwnedFd) -> Result<SocketKey, AddError> {
@@ -163,6 +189,10 @@ impl RingIo {
             return;
         }
         socket.state.closing = true;
+        if let Kind::Ring(ring) = socket.kind {
+            self.rings.remove(key);
+            self.memory.frames.close_ring(ring);
+        }
         if socket.state.armed {
             self.todo.push(Todo::Cancel(key));
         }
@@ -199,6 +229,7 @@ impl RingIo {
         if let Some(socket) = self.table.find_mut(message.socket) {
             socket.state.sends += 1;
         }
+        self.sends_queued = true;
         Ok(())
     }
 

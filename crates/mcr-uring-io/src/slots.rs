@@ -8,7 +8,7 @@ use std::mem;
 use mcr_bufpool::LocalBuffer;
 
 use crate::cmsg::{Control, Name};
-use crate::frames::Frames;
+use crate::frames::{FrameId, Frames};
 use crate::{INLINE_BYTES_MAX, Outgoing, PARTS_MAX, Part, SendError, SocketKey};
 
 const NO_PART: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
@@ -27,7 +27,7 @@ struct State {
     socket: SocketKey,
     token: u64,
     /// The buffers that the parts lie in, one entry per part.
-    frames: [u16; PARTS_MAX],
+    frames: [FrameId; PARTS_MAX],
     frames_len: usize,
 }
 
@@ -43,7 +43,7 @@ impl SendSlots {
             generation: 0,
             socket: SocketKey { slot: 0, generation: 0 },
             token: 0,
-            frames: [0; PARTS_MAX],
+            frames: [FrameId::NONE; PARTS_MAX],
             frames_len: 0,
         };
         Self {
@@ -75,8 +75,8 @@ impl SendSlots {
                     libc::iovec { iov_base: copy.as_mut_ptr().cast(), iov_len: bytes.len() }
                 }
                 Part::Frame(received, range) => {
-                    let (index, start) = frames.refer(received, range);
-                    state.frames[state.frames_len] = index;
+                    let (id, start) = frames.refer(received, range);
+                    state.frames[state.frames_len] = id;
                     state.frames_len += 1;
                     libc::iovec { iov_base: start.cast(), iov_len: range.len() }
                 }
@@ -111,8 +111,8 @@ impl SendSlots {
         mut home: impl FnMut(&mut Frames, LocalBuffer),
     ) {
         let state = &mut self.states[slot as usize];
-        for &index in &state.frames[..mem::take(&mut state.frames_len)] {
-            if let Some(buffer) = frames.end_reference(index) {
+        for &id in &state.frames[..mem::take(&mut state.frames_len)] {
+            if let Some(buffer) = frames.end_reference(id) {
                 home(frames, buffer);
             }
         }

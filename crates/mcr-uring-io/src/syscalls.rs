@@ -13,17 +13,18 @@ mod drive;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use mcr_bufpool::LocalBuffer;
 
 use crate::config::ReceiveShape;
 use crate::frames::Frames;
+use crate::rings::Rings;
 use crate::slots::{SendSlots, empty_header};
 use crate::table::{Kind, Table};
 use crate::token::{Operation, Token};
-use crate::{AddError, Counts, IoConfig, OpenError, Outgoing, Received, SendError, SocketKey};
+use crate::{AddError, Counts, IoConfig, OpenError, Outgoing, Received, RingShape, SendError, SocketKey};
 
 /// Datagrams per recvmmsg or sendmmsg; more of one socket would starve others.
 const BATCH_MAX: usize = 64;
@@ -33,6 +34,7 @@ pub(crate) struct SyscallIo {
     table: Table<Queue>,
     frames: Frames,
     slots: SendSlots,
+    rings: Rings,
     /// Sockets with queued sends, in the order of their first.
     queued: Vec<SocketKey>,
     /// Slots whose sends have ended, with the results, in order.
@@ -84,6 +86,7 @@ impl SyscallIo {
             table: Table::new(config.files_max),
             frames,
             slots: SendSlots::new(config.sends_max),
+            rings: Rings::new(config.events_max.into()),
             queued: Vec::with_capacity(config.files_max.into()),
             ended: VecDeque::with_capacity(config.sends_max.into()),
             paused: Vec::new(),
@@ -99,6 +102,20 @@ impl SyscallIo {
     pub(crate) fn add_receiver(&mut self, fd: OwnedFd, shape: ReceiveShape) -> Result<SocketKey, AddError> {
         let key = self.add(fd, Kind::Receiver(shape))?;
         self.poll(key, Operation::Receive)
+    }
+
+    pub(crate) fn add_ring(&mut self, fd: OwnedFd, shape: RingShape) -> Result<SocketKey, AddError> {
+        let ring = self.frames.add_ring(fd.as_fd(), shape).map_err(AddError::Map)?;
+        let added = self.add(fd, Kind::Ring(ring)).and_then(|key| self.poll(key, Operation::Receive));
+        match &added {
+            Ok(key) => self.rings.add(*key, ring),
+            Err(_) => self.frames.close_ring(ring),
+        }
+        added
+    }
+
+    pub(crate) fn rings_mut(&mut self) -> &mut Rings {
+        &mut self.rings
     }
 
     pub(crate) fn add_sender(&mut self, fd: OwnedFd) -> Result<SocketKey, AddError> {
@@ -133,7 +150,10 @@ impl SyscallIo {
     fn resume(&mut self, key: SocketKey, operation: Operation) -> io::Result<()> {
         let Some(socket) = self.table.find(key) else { return Ok(()) };
         let token = Token::new(operation, key.generation, key.slot);
-        epoll_add(&self.epoll, socket.fd.as_raw_fd(), token)
+        // Edge-triggered for rings: they are looked at before each wait, and poll(2) goes on telling of a frame until it is
+        // given back.
+        let edge = if let Kind::Ring(_) = socket.kind { libc::EPOLLET } else { 0 };
+        epoll_add(&self.epoll, socket.fd.as_raw_fd(), libc::EPOLLIN | edge, token)
     }
 
     pub(crate) fn fd(&self, key: SocketKey) -> Option<BorrowedFd<'_>> {
@@ -154,6 +174,10 @@ impl SyscallIo {
         }
         if let Some(socket) = self.table.find(key) {
             epoll_remove(&self.epoll, socket.fd.as_raw_fd());
+            if let Kind::Ring(ring) = socket.kind {
+                self.rings.remove(key);
+                self.frames.close_ring(ring);
+            }
         }
         self.table.remove(key.slot);
     }
@@ -205,8 +229,8 @@ fn epoll_create() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn epoll_add(epoll: &OwnedFd, fd: RawFd, token: Token) -> io::Result<()> {
-    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token.bits() };
+fn epoll_add(epoll: &OwnedFd, fd: RawFd, events: libc::c_int, token: Token) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: events as u32, u64: token.bits() };
     // SAFETY: the event is read during the call and lives until its end.
     let result = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

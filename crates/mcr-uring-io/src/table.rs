@@ -15,6 +15,8 @@ pub struct SocketKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Receiver(ReceiveShape),
+    /// A packet socket with a ring, by the number `Frames` knows it by.
+    Ring(u16),
     Sender,
     Watch,
 }

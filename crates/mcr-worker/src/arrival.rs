@@ -55,12 +55,16 @@ impl Rejected {
 /// [`Rejected`] if no rule can get it.
 #[inline]
 pub fn decode(datagram: &Datagram<'_>, origin: &Origin, frame: u32) -> Result<Arrival, Rejected> {
+    // A frame that a ring's slot was too small for, and the socket had no room for either.
+    if datagram.truncated && !datagram.ring_header.is_empty() {
+        return Err(Rejected::unread(InputDrop::PoolEmpty));
+    }
     // Cut control messages may have held the segment size or the VLAN tag: without them nobody knows what this is.
     if datagram.truncated || datagram.control_truncated {
         return Err(Rejected::unread(InputDrop::Malformed));
     }
     match origin.kind {
-        ReceiverKind::Packet { ethernet } => {
+        ReceiverKind::Packet { ethernet, .. } => {
             let link = if ethernet { Link::Ethernet } else { Link::RawIp };
             decode_packet(datagram, origin, link, frame)
         }
@@ -98,7 +102,11 @@ fn decode_packet(
         bytes: payload_bytes,
         segment,
     };
-    let aux = AuxData::parse(datagram.control).unwrap_or_default();
+    let aux = match datagram.ring_header {
+        [] => AuxData::parse(datagram.control),
+        header => AuxData::from_ring_header(header),
+    };
+    let aux = aux.unwrap_or_default();
     if !is_for_this_interface(datagram.name, &aux, &verdict) {
         return rejected(InputDrop::NoRule, arrival.datagrams());
     }

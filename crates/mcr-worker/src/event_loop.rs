@@ -2,8 +2,8 @@
 //!
 //! There are two batches: one whose copies are being sent and one being received. A wait submits the sends of the former and
 //! brings their results together with the next frames. At most [`EVENTS_MAX`] events come out of a wait, and at most
-//! [`BUFFERS`] frames are held at any time, so that neither batch grows without bound; in what measure inputs share them is
-//! the I/O's business. Routes change only while no copy is being made.
+//! [`FRAMES_MAX`] frames are in a batch, so that neither grows without bound; in what measure inputs share them is the I/O's
+//! business. Routes change only while no copy is being made.
 
 use std::time::Duration;
 
@@ -23,12 +23,16 @@ use crate::{
     sockets::Sockets,
 };
 
-/// Receive buffers, hence frames held at a time. A buffer has room for any superframe, but only touched pages count.
+/// Frames taken from packet sockets' rings at a time. Where streams are interleaved, a large batch makes long runs of them.
+const RING_FRAMES_MAX: usize = 1024;
+/// Frames held at a time.
+const FRAMES_MAX: usize = BUFFERS as usize + RING_FRAMES_MAX;
+/// Receive buffers of sockets without a ring. A buffer has room for any superframe, but only touched pages count.
 pub(crate) const BUFFERS: u16 = 256;
 /// Sends queued or in flight.
 pub(crate) const SENDS_MAX: u16 = 1024;
 /// Events of one wait.
-pub(crate) const EVENTS_MAX: u16 = 512;
+pub(crate) const EVENTS_MAX: u16 = 2048;
 /// Runs of one step; more frames than fill them are taken in several steps.
 const RUNS_MAX: usize = 512;
 
@@ -74,8 +78,8 @@ impl Worker {
             watch,
             sockets: Sockets::default(),
             plans: Plans::default(),
-            batch: Batch::new(BUFFERS.into()),
-            incoming: Vec::with_capacity(BUFFERS.into()),
+            batch: Batch::new(FRAMES_MAX),
+            incoming: Vec::with_capacity(FRAMES_MAX),
             sends: Sends::new(SENDS_MAX),
             called: false,
             drain_until_ns: None,
@@ -88,6 +92,7 @@ impl Worker {
         let mut events = Vec::with_capacity(self.io.events_max());
         let mut failed_waits = 0;
         loop {
+            self.io.limit_ring_frames(RING_FRAMES_MAX.saturating_sub(self.incoming.len()));
             match self.io.wait(Some(self.timeout()), &mut events) {
                 Ok(()) => failed_waits = 0,
                 Err(_) if failed_waits < FAILED_WAITS_MAX => failed_waits += 1,

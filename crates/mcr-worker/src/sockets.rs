@@ -4,10 +4,11 @@ use std::os::fd::OwnedFd;
 
 use hashbrown::HashMap;
 use mcr_proto::{
-    message::ReceiverKind,
+    message::{self, ReceiverKind},
     plan::{InputSlot, PlanOp, Route, SocketId, Via},
 };
-use mcr_uring_io::{AddError, Io, ReceiveShape, SocketKey};
+use mcr_socket::packet::VNET_HEADER_BYTES;
+use mcr_uring_io::{AddError, Io, ReceiveShape, RingShape, SocketKey};
 
 use crate::arrival::Origin;
 
@@ -54,11 +55,11 @@ impl Sockets {
         origin: Origin,
     ) -> Result<(), OpenError> {
         self.check_new(origin.socket)?;
-        let shape = match origin.kind {
-            ReceiverKind::Packet { .. } => PACKET_SHAPE,
-            ReceiverKind::Udp { .. } => UDP_SHAPE,
+        let key = match origin.kind {
+            ReceiverKind::Packet { ring: Some(ring), .. } => io.add_ring(fd, ring_shape(ring))?,
+            ReceiverKind::Packet { ring: None, .. } => io.add_receiver(fd, PACKET_SHAPE)?,
+            ReceiverKind::Udp { .. } => io.add_receiver(fd, UDP_SHAPE)?,
         };
-        let key = io.add_receiver(fd, shape)?;
         self.by_id.insert(origin.socket, Role::Receiver(key));
         self.receivers.insert(key, Receiver { origin, reported_ns: None });
         Ok(())
@@ -118,6 +119,11 @@ impl Sockets {
     fn check_new(&self, id: SocketId) -> Result<(), OpenError> {
         if self.by_id.contains_key(&id) { Err(OpenError::Taken(id)) } else { Ok(()) }
     }
+}
+
+fn ring_shape(ring: message::RingShape) -> RingShape {
+    let message::RingShape { block_bytes, blocks, slot_bytes } = ring;
+    RingShape { block_bytes, blocks, slot_bytes, prefix_bytes: VNET_HEADER_BYTES as u16 }
 }
 
 /// Whether an input can be counted.

@@ -66,13 +66,21 @@ impl Delivered {
         let datagram = Datagram {
             name: &name,
             control: &control,
+            ring_header: &[],
             payload: &payload,
             truncated: self.truncated,
             control_truncated: false,
         };
-        let kind = ReceiverKind::Packet { ethernet: self.ethernet };
+        let kind = ReceiverKind::Packet { ethernet: self.ethernet, ring: None };
         let decoded = decode(&datagram, &origin(kind), 7);
         check(&datagram, &decoded);
+        // A ring says the same in its own header (struct tpacket2_hdr).
+        let mut ring_header = [self.status, 0, 0, 0, 0, 0].map(u32::to_ne_bytes).concat();
+        ring_header.extend([self.tci, 0x8100, 0, 0].map(u16::to_ne_bytes).concat());
+        if !self.truncated {
+            let datagram = Datagram { control: &[], ring_header: &ring_header, ..datagram };
+            assert_eq!(decode(&datagram, &origin(kind), 7), decoded);
+        }
         decoded
     }
 
@@ -140,6 +148,21 @@ fn damaged() -> Vec<u8> {
     let last = frame.len() - 1;
     frame[last] ^= 0x10;
     frame
+}
+
+#[test]
+fn a_frame_that_the_ring_had_no_room_for_is_counted_as_such() {
+    let datagram = Datagram {
+        name: &[],
+        control: &[],
+        ring_header: &[0; 32],
+        payload: &[0; 200],
+        truncated: true,
+        control_truncated: false,
+    };
+    let kind = ReceiverKind::Packet { ethernet: true, ring: None };
+    let decoded = decode(&datagram, &origin(kind), 7);
+    assert_eq!(decoded, Err(Rejected { reason: InputDrop::PoolEmpty, datagrams: 1, bytes: 0 }));
 }
 
 #[test]
@@ -255,7 +278,7 @@ fn decode_udp(
     payload: &[u8],
     control_truncated: bool,
 ) -> Result<Arrival, Rejected> {
-    let datagram = Datagram { name, control, payload, truncated: false, control_truncated };
+    let datagram = Datagram { name, control, payload, truncated: false, ring_header: &[], control_truncated };
     let kind = ReceiverKind::Udp { bound: bound.parse().expect("address") };
     let decoded = decode(&datagram, &origin(kind), 7);
     check(&datagram, &decoded);
@@ -373,16 +396,17 @@ proptest! {
         payload in prop::collection::vec(any::<u8>(), 0..200),
         name in prop::collection::vec(any::<u8>(), 0..32),
         control in prop::collection::vec(any::<u8>(), 0..64),
+        ring_header in prop::collection::vec(any::<u8>(), 0..40),
         flags in any::<(bool, bool, bool)>(),
         bound in addresses(),
         udp in any::<bool>(),
     ) {
         let (truncated, control_truncated, ethernet) = flags;
         let datagram = Datagram {
-            name: &name, control: &control, payload: &payload, truncated, control_truncated,
+            name: &name, control: &control, ring_header: &ring_header, payload: &payload, truncated, control_truncated,
         };
         let kind =
-            if udp { ReceiverKind::Udp { bound: bound.0 } } else { ReceiverKind::Packet { ethernet } };
+            if udp { ReceiverKind::Udp { bound: bound.0 } } else { ReceiverKind::Packet { ethernet, ring: None } };
         check(&datagram, &decode(&datagram, &origin(kind), 7));
     }
 

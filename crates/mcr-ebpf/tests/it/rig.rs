@@ -218,7 +218,13 @@ fn open(net: &Namespace, ifname: &str, destinations: &[&str]) -> File {
     let wanted: Vec<_> = destinations.iter().map(|text| wanted(text)).collect();
     let filter = Filter::compile(&wanted, FilterLink::Ethernet);
     let ifindex = net.link_index(ifname).expect("a link");
-    let options = PacketOptions { ifindex, vnet_hdr: true, receive_buffer_bytes: 64 << 20, filter: &filter };
+    let options = PacketOptions {
+        ifindex,
+        vnet_hdr: true,
+        receive_buffer_bytes: 64 << 20,
+        ring: None,
+        filter: &filter,
+    };
     net.enter(|| packet::open(&options)).expect("a packet socket").into()
 }
 

@@ -56,6 +56,20 @@ impl AuxData {
         })
     }
 
+    /// Reads a ring's `struct tpacket2_hdr`, which says the same in another order.
+    pub fn from_ring_header(header: &[u8]) -> Option<Self> {
+        Some(Self {
+            status: u32_at(header, 0)?,
+            frame_bytes: u32_at(header, 4)?,
+            captured_bytes: u32_at(header, 8)?,
+            mac_offset: u16_at(header, 12)?,
+            network_offset: u16_at(header, 14)?,
+            // Seconds and nanoseconds come before.
+            tci: u16_at(header, 24)?,
+            tpid: u16_at(header, 26)?,
+        })
+    }
+
     /// The transport checksum is not filled in yet: it says nothing, and must not be copied.
     pub fn checksum_not_ready(&self) -> bool {
         self.status & TP_STATUS_CSUMNOTREADY != 0

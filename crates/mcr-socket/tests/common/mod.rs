@@ -66,7 +66,8 @@ pub(crate) struct Injector(File);
 impl Injector {
     pub(crate) fn new(ifindex: u32) -> Self {
         let filter = Filter::drop_all();
-        let options = PacketOptions { ifindex, vnet_hdr: false, receive_buffer_bytes: 0, filter: &filter };
+        let options =
+            PacketOptions { ifindex, vnet_hdr: false, receive_buffer_bytes: 0, ring: None, filter: &filter };
         Self(packet::open(&options).unwrap().into())
     }
 

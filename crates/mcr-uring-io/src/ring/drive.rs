@@ -7,7 +7,9 @@ use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode};
 
 use super::{Memory, RingIo, Todo};
+use crate::packet_ring;
 use crate::probe::BUFFER_GROUP;
+use crate::rings::LOOK_AGAIN;
 use crate::table::Kind;
 use crate::token::{Operation, Token};
 use crate::{Event, SocketKey, WaitError};
@@ -23,19 +25,43 @@ impl RingIo {
         events: &mut Vec<Event>,
     ) -> Result<(), WaitError> {
         let retry = self.work_off_todo();
-        let timeout = [timeout, retry].into_iter().flatten().min();
+        let mut timeout = [timeout, retry].into_iter().flatten().min();
         let there = self.ring.completion().len();
+        let ready = self.rings.are_ready(&self.memory.frames);
+        // Sends end at once, and then nothing is waited for. To be woken by rings as well would cost a poll for each batch.
+        if !ready && there == 0 && !self.sends_queued {
+            timeout = [timeout, self.arm_rings()].into_iter().flatten().min();
+        }
         let enough = there >= self.events_max && self.ring.submission().is_empty();
         if !enough {
             // What is there already must not be kept waiting for more.
-            let timeout = if there > 0 { Some(Duration::ZERO) } else { timeout };
+            let timeout = if there > 0 || ready { Some(Duration::ZERO) } else { timeout };
             self.enter(timeout).map_err(WaitError::Enter)?;
         }
+        let before = events.len();
         for _ in 0..self.events_max {
             let Some(completion) = self.ring.completion().next() else { break };
             self.complete(&completion, events);
         }
+        let room = self.events_max - (events.len() - before);
+        self.rings.take(&mut self.memory.frames, &self.table, room, events);
         Ok(())
+    }
+
+    /// Has the kernel say when frames come; how soon to look where it cannot.
+    fn arm_rings(&mut self) -> Option<Duration> {
+        if self.rings.frames_max == 0 {
+            return None;
+        }
+        let mut look_again = None;
+        for at in 0..self.rings.open().len() {
+            let (key, ring) = self.rings.open()[at];
+            let unarmed = self.table.find(key).is_some_and(|socket| !socket.state.armed);
+            if unarmed && !(self.memory.frames.ring(ring).is_last_given_back() && self.arm(key)) {
+                look_again = Some(LOOK_AGAIN);
+            }
+        }
+        look_again
     }
 
     #[inline]
@@ -50,6 +76,7 @@ impl RingIo {
     /// Submits and waits for one completion, in one system call.
     pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.counts.calls += 1;
+        self.sends_queued = false;
         let entered = match timeout {
             None => self.ring.submit_and_wait(1),
             Some(Duration::ZERO) => {
@@ -95,7 +122,7 @@ impl RingIo {
         let Some(socket) = self.table.find(key).filter(|socket| !socket.state.closing) else { return true };
         let (entry, operation) = match socket.kind {
             Kind::Sender => return true,
-            Kind::Watch => {
+            Kind::Watch | Kind::Ring(_) => {
                 // Once, not multishot: re-armed after the caller had a chance to read, it reports what was left unread.
                 let flags = (libc::POLLIN | libc::POLLRDHUP) as u32;
                 (opcode::PollAdd::new(Fixed(key.slot), flags).build(), Operation::Watch)
@@ -121,7 +148,10 @@ impl RingIo {
     /// Cancels a closing socket's receive or poll; true if nothing is left to do.
     fn cancel(&mut self, key: SocketKey) -> bool {
         let Some(socket) = self.table.find(key).filter(|socket| socket.state.armed) else { return true };
-        let operation = if socket.kind == Kind::Watch { Operation::Watch } else { Operation::Receive };
+        let operation = match socket.kind {
+            Kind::Receiver(_) => Operation::Receive,
+            _ => Operation::Watch,
+        };
         let target = Token::new(operation, key.generation, key.slot);
         let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(target.bits())).build();
         self.push(cancel, Token::new(Operation::Cancel, key.generation, key.slot))
@@ -138,7 +168,7 @@ impl RingIo {
         match operation {
             Operation::Receive => self.received(key, result, flags, events),
             Operation::Send => self.sent(slot, generation, result, events),
-            Operation::Watch => self.watched(key, events),
+            Operation::Watch => self.watched(key, result, events),
             // EALREADY: it was about to run. It may have been armed for ever by now, so once more.
             Operation::Cancel if result == -libc::EALREADY => self.todo.push(Todo::Cancel(key)),
             Operation::Cancel => {}
@@ -188,11 +218,28 @@ impl RingIo {
     }
 
     /// A failed poll is reported as well: whoever reads then learns why.
-    fn watched(&mut self, key: SocketKey, events: &mut Vec<Event>) {
+    fn watched(&mut self, key: SocketKey, result: i32, events: &mut Vec<Event>) {
+        if let Some(Kind::Ring(_)) = self.table.find(key).map(|socket| socket.kind) {
+            return self.ring_polled(key, result, events);
+        }
         if self.table.find(key).is_some_and(|socket| !socket.state.closing) {
             events.push(Event::Readable { socket: key });
         }
         self.disarmed(key, None);
+    }
+
+    /// A ring has frames, which are taken when all completions are dealt with, or its socket has an error to tell.
+    fn ring_polled(&mut self, key: SocketKey, result: i32, events: &mut Vec<Event>) {
+        let Some(socket) = self.table.find_mut(key) else { return };
+        socket.state.armed = false;
+        if socket.state.closing {
+            return self.settle(key);
+        }
+        if (result < 0 || result & i32::from(libc::POLLERR) != 0)
+            && let Some(errno) = packet_ring::error(socket.borrow_fd())
+        {
+            events.push(Event::ReceiveFailed { socket: key, errno });
+        }
     }
 
     /// After the last completion of a receive or poll: arm it again, or let the socket go.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::{BATCH_MAX, SyscallIo, epoll_remove};
 use crate::config::ReceiveShape;
 use crate::frames::{HEADER_BYTES, Layout, payload_start};
+use crate::packet_ring;
+use crate::rings::LOOK_AGAIN;
 use crate::table::Kind;
 use crate::token::{Operation, Token};
 use crate::{Event, SocketKey, WaitError};
@@ -23,19 +25,25 @@ impl SyscallIo {
         let full = events.len() + self.events_max;
         self.report_ended(full, events);
         // The watches first would be fairer to them still, but sends are bounded and commands come with the next wait.
-        let timeout = if events.len() + self.events_max > full { Some(Duration::ZERO) } else { timeout };
+        let at_once = events.len() + self.events_max > full || self.rings.are_ready(&self.frames);
+        let timeout = if at_once { Some(Duration::ZERO) } else { timeout };
         if events.len() >= full {
             return Ok(());
         }
         if self.frames.available() == 0 && self.staged.is_empty() {
             self.counts.starved += 1;
-            return self.poll_watches(timeout, full, events);
+            let rings = (!self.rings.open().is_empty()).then_some(LOOK_AGAIN);
+            let timeout = [timeout, rings].into_iter().flatten().min();
+            self.poll_watches(timeout, full, events)?;
+        } else {
+            let ready = self.poll_all(timeout, full - events.len())?;
+            for at in 0..ready {
+                let event = self.batch.ready[at];
+                self.serve(event, full, events);
+            }
         }
-        let ready = self.poll_all(timeout, full - events.len())?;
-        for at in 0..ready {
-            let event = self.batch.ready[at];
-            self.serve(event, full, events);
-        }
+        let room = full.saturating_sub(events.len());
+        self.rings.take(&mut self.frames, &self.table, room, events);
         Ok(())
     }
 
@@ -153,7 +161,12 @@ impl SyscallIo {
 
     fn receive(&mut self, key: SocketKey, flags: u32, room: usize, events: &mut Vec<Event>) {
         let Some(socket) = self.table.find(key) else { return };
-        let Kind::Receiver(shape) = socket.kind else { return };
+        let Kind::Receiver(shape) = socket.kind else {
+            // A ring: its frames are taken afterwards.
+            let errno = (flags & libc::EPOLLERR as u32 != 0).then(|| packet_ring::error(socket.borrow_fd()));
+            events.extend(errno.flatten().map(|errno| Event::ReceiveFailed { socket: key, errno }));
+            return;
+        };
         let fd = socket.fd.as_raw_fd();
         let batch = self.stage(shape, room.min(BATCH_MAX));
         if batch == 0 {

@@ -9,7 +9,7 @@ use mcr_lab::{Line, require};
 use mcr_proto::{
     counters::InputDrop,
     endpoint::{Dscp, Ttl},
-    message::{IoChoice, ReceiverKind},
+    message::{self, IoChoice, ReceiverKind},
     plan::{RouteOutput, RuleSlot, SocketId, Via},
 };
 use mcr_socket::{
@@ -43,14 +43,23 @@ impl Relay {
             port: group.port(),
             source: None,
         });
+        let ring = packet::RingShape::for_mtu(1500, 1 << 20);
         let options = packet::PacketOptions {
             ifindex,
             vnet_hdr: true,
             receive_buffer_bytes: 64 << 20,
             filter: &Filter::compile(&wanted, FilterLink::Ethernet),
+            ring: Some(ring),
         };
         let fd = line.relay.enter(|| packet::open(&options)).expect("root");
-        let input = rig.receiver(fd, ReceiverKind::Packet { ethernet: true });
+        let packet::RingShape { block_bytes, blocks, slot_bytes } = ring;
+        let input = rig.receiver(
+            fd,
+            ReceiverKind::Packet {
+                ethernet: true,
+                ring: Some(message::RingShape { block_bytes, blocks, slot_bytes }),
+            },
+        );
         Self { line, rig, input }
     }
 

@@ -190,9 +190,10 @@ fn a_receiver_whose_interface_goes_down_is_reported_once_a_second_at_most() {
         let mut rig = Rig::start(io);
         let ifindex = line.relay.link_index("in0").expect("it is there");
         let filter = Filter::drop_all();
-        let options = PacketOptions { ifindex, vnet_hdr: true, receive_buffer_bytes: 0, filter: &filter };
+        let options =
+            PacketOptions { ifindex, vnet_hdr: true, receive_buffer_bytes: 0, ring: None, filter: &filter };
         let fd = line.relay.enter(|| packet::open(&options)).expect("root");
-        let socket = rig.receiver(fd, ReceiverKind::Packet { ethernet: true });
+        let socket = rig.receiver(fd, ReceiverKind::Packet { ethernet: true, ring: None });
         rig.apply(vec![PlanOp::Remove(RuleSlot(0))]);
         line.relay.set_down("in0").expect("root");
         assert_eq!(rig.hear(), FromWorker::SocketFailed { socket, errno: libc::ENETDOWN });

@@ -89,6 +89,7 @@ impl Rig {
             vnet_hdr: true,
             receive_buffer_bytes: 1 << 16,
             filter: &filter,
+            ring: None,
         };
         let inject = near.enter(|| packet::open(&options)).unwrap().into();
         let stack = far.enter(|| {

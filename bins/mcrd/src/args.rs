@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use mcr_proto::message::LogLevel;
@@ -44,6 +44,8 @@ Examples:
   mcrd run
   mcrd run --config /etc/mcr/mcr.toml --group mcr-control
   mcrd run --socket /tmp/mcrd.sock --workers 1 --log debug
+  mcrd run --http 127.0.0.1:9650                              metrics at /metrics, a page at /
+  mcrd run --http 127.0.0.1:9650 --http-token-file /etc/mcr/http.token
 
 SIGTERM and SIGINT stop it, SIGHUP loads the configuration file again; systemd is told when it is ready
 (Type=notify). `mcrctl save` writes the running configuration back to the file.")]
@@ -54,6 +56,15 @@ pub(crate) struct RunArgs {
     /// Control socket [default: /run/mcr/mcrd.sock, or $XDG_RUNTIME_DIR/mcr/mcrd.sock for a user]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// Serve metrics, health and a web page here, as in 127.0.0.1:9650 [default: `http` of the configuration, else nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+    /// A name by which HTTP clients may reach it, beside addresses, `localhost` and this host's name; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    pub(crate) http_name: Vec<String>,
+    /// Whoever shows the text of this file may change rules over HTTP; without one nobody may
+    #[arg(long, value_name = "FILE")]
+    pub(crate) http_token_file: Option<PathBuf>,
     /// Number of workers [default: from the configuration, else one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(mcr_proto::config::WORKERS_MAX)))]
     pub(crate) workers: Option<u16>,
@@ -153,4 +164,11 @@ pub(crate) enum LogFormat {
     Text,
     /// A JSON object a line
     Json,
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    match mcr_proto::config::is_host_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a host's name without a port is expected, as in relay1.example.com".into()),
+    }
 }

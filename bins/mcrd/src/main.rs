@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod exit;
+mod http;
 mod log;
 mod role;
 mod run;

@@ -16,7 +16,7 @@ use crate::{
     args::{Io, RunArgs},
     check,
     exit::Failure,
-    log, user,
+    http, log, user,
 };
 
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
@@ -50,12 +50,14 @@ fn options(args: &RunArgs, config: Config) -> Result<Options, Failure> {
     let path = path.map_err(|error| Failure::io(format!("--config: {error}"), &error))?;
     let workers = args.workers.or(config.workers);
     let others_may_read = config.allow_read;
+    let http = http::options(args, config.http.as_ref())?;
     let (settings, rules) = Settings::split(config);
     Ok(Options {
         socket: args.socket.clone().unwrap_or_else(mcr_client::default_socket_path),
         workers,
         group,
         others_may_read,
+        http,
         ids,
         io: match args.io {
             Io::Auto => IoChoice::Auto,
@@ -101,9 +103,8 @@ fn failure(error: &SupervisorError) -> Failure {
         _ => format!("{error}{source}"),
     };
     match error {
-        SupervisorError::Listen(ListenError::Io { source, .. }) | SupervisorError::System { source, .. } => {
-            Failure::io(message, source)
-        }
+        SupervisorError::Listen(ListenError::Io { source, .. } | ListenError::Http { source, .. })
+        | SupervisorError::System { source, .. } => Failure::io(message, source),
         SupervisorError::Rule { .. } => Failure::usage(message),
         _ => Failure::failed(message),
     }

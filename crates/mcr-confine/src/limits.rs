@@ -15,8 +15,8 @@ use crate::{
 
 /// Sockets of a worker (1,024 at most), its channel, ring and memory, and those that are on their way.
 const WORKER_FILES: rlim_t = 1_024 + 64;
-/// Clients (256 at most), a segment of counters for each worker (128 at most), channel, listener and event loop.
-const CONTROL_FILES: rlim_t = 256 + 128 + 64;
+/// Clients (256 at most, and 128 over HTTP), a segment of counters for each worker (128 at most), channel, listener and event loop.
+const CONTROL_FILES: rlim_t = 256 + 128 + 128 + 64;
 
 pub(crate) fn apply(role: Role) -> Result<(), ConfineError> {
     let files = match role {

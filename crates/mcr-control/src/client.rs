@@ -19,7 +19,7 @@ use tracing::debug;
 
 use crate::{
     answer::{Outcome, VERSION, answer},
-    feed::{Feed, Feeds, KINDS},
+    feed::{Feed, Feeds, KINDS, Told},
     limits::Limits,
     line::{Lines, TooLong},
     peer::Rights,
@@ -80,7 +80,7 @@ struct Client {
 /// What is to be done next.
 enum Next {
     Line(Result<Incoming, End>),
-    Event(Rc<[u8]>),
+    Event(Rc<Told>),
 }
 
 /// Serves a client until it closes or has to be closed.
@@ -103,9 +103,9 @@ impl Client {
         loop {
             let incoming = match self.next().await? {
                 Next::Line(incoming) => incoming,
-                Next::Event(line) => {
+                Next::Event(told) => {
                     // Without a deadline: what a slow subscriber does not take piles up in its own, bounded queue.
-                    self.stream.write_all(&line).await?;
+                    self.stream.write_all(told.line()).await?;
                     continue;
                 }
             };
@@ -136,7 +136,7 @@ impl Client {
         };
         tokio::select! {
             incoming = self.next_line() => incoming.map(Next::Line),
-            line = feed.next() => Ok(Next::Event(line)),
+            told = feed.next() => Ok(Next::Event(told)),
         }
     }
 

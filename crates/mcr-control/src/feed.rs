@@ -9,26 +9,36 @@ use std::{
 
 use mcr_proto::{
     message::{self, EventKind},
-    rpc::{EVENT, Event},
+    rpc::Event,
 };
-use serde::Serialize;
 use tokio::sync::Notify;
 
 /// What can be asked for.
 pub(crate) const KINDS: [EventKind; 3] = [EventKind::Rule, EventKind::Interface, EventKind::Worker];
 
+/// Events that are kept for who subscribes later.
+const RECENT_MAX: usize = 200;
+
 /// All subscribers.
 #[derive(Debug)]
 pub(crate) struct Feeds {
     feeds: RefCell<Vec<Weak<Feed>>>,
+    recent: RefCell<VecDeque<Rc<Told>>>,
     lines_max: usize,
+}
+
+/// An event as it is told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) seq: u64,
+    line: Vec<u8>,
 }
 
 /// What one subscriber has not been sent yet.
 #[derive(Debug)]
 pub(crate) struct Feed {
     kinds: Vec<EventKind>,
-    lines: RefCell<VecDeque<Rc<[u8]>>>,
+    lines: RefCell<VecDeque<Rc<Told>>>,
     lines_max: usize,
     missed: Cell<u64>,
     /// Number and time of the last that was missed.
@@ -36,16 +46,32 @@ pub(crate) struct Feed {
     news: Notify,
 }
 
-#[derive(Serialize)]
-struct Notification {
-    jsonrpc: &'static str,
-    method: &'static str,
-    params: Event,
+impl Told {
+    fn new(event: message::Event) -> Rc<Self> {
+        let seq = event.seq;
+        // Strings and numbers: nothing in an event can fail to be JSON.
+        let event = serde_json::to_vec(&Event::from(event)).expect("an event is plain data");
+        Rc::new(Self { seq, line: [BEGIN.as_bytes(), &event, END.as_bytes()].concat() })
+    }
+
+    /// The notification, with its newline.
+    pub(crate) fn line(&self) -> &[u8] {
+        &self.line
+    }
+
+    /// The event alone.
+    pub(crate) fn event(&self) -> &[u8] {
+        &self.line[BEGIN.len()..self.line.len() - END.len()]
+    }
 }
+
+/// What stands around an event in its notification ([`mcr_proto::rpc::EVENT`]).
+const BEGIN: &str = r#"{"jsonrpc":"2.0","method":"event","params":"#;
+const END: &str = "}\n";
 
 impl Feeds {
     pub(crate) fn new(lines_max: usize) -> Self {
-        Self { feeds: RefCell::default(), lines_max }
+        Self { feeds: RefCell::default(), recent: RefCell::default(), lines_max }
     }
 
     /// A feed of these kinds, for as long as it is kept.
@@ -62,17 +88,27 @@ impl Feeds {
         feed
     }
 
+    /// What happened last, in order; with `after`, only what came behind the event of that number.
+    pub(crate) fn recent(&self, after: Option<u64>) -> Vec<Rc<Told>> {
+        let recent = self.recent.borrow();
+        recent.iter().filter(|told| after.is_none_or(|after| told.seq > after)).cloned().collect()
+    }
+
     /// Gives an event to everyone who wants it.
     pub(crate) fn publish(&self, event: message::Event) {
         let mut feeds = self.feeds.borrow_mut();
         feeds.retain(|feed| feed.strong_count() > 0);
         let (kind, seq, time_ns) = (event.kind, event.seq, event.time_ns);
-        let mut shared: Option<Rc<[u8]>> = None;
+        let told = Told::new(event);
+        let mut recent = self.recent.borrow_mut();
+        if recent.len() >= RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(Rc::clone(&told));
         for feed in feeds.iter().filter_map(Weak::upgrade) {
             // What nobody was told concerns everybody.
             if kind == EventKind::Missed || feed.kinds.contains(&kind) {
-                let line = Rc::clone(shared.get_or_insert_with(|| line(event.clone())));
-                feed.push(line, seq, time_ns);
+                feed.push(Rc::clone(&told), seq, time_ns);
             }
         }
     }
@@ -83,8 +119,8 @@ impl Feed {
         &self.kinds
     }
 
-    /// The next line. Dropping the future loses nothing.
-    pub(crate) async fn next(&self) -> Rc<[u8]> {
+    /// The next event. Dropping the future loses nothing.
+    pub(crate) async fn next(&self) -> Rc<Told> {
         loop {
             if let Some(line) = self.pop() {
                 return line;
@@ -93,7 +129,7 @@ impl Feed {
         }
     }
 
-    fn push(&self, line: Rc<[u8]>, seq: u64, time_ns: u64) {
+    fn push(&self, told: Rc<Told>, seq: u64, time_ns: u64) {
         let mut lines = self.lines.borrow_mut();
         if lines.len() >= self.lines_max {
             self.missed.set(self.missed.get() + 1);
@@ -101,26 +137,18 @@ impl Feed {
             return;
         }
         lines.extend(self.missed_line());
-        lines.push_back(line);
+        lines.push_back(told);
         self.news.notify_one();
     }
 
-    fn pop(&self) -> Option<Rc<[u8]>> {
+    fn pop(&self) -> Option<Rc<Told>> {
         self.lines.borrow_mut().pop_front().or_else(|| self.missed_line())
     }
 
-    fn missed_line(&self) -> Option<Rc<[u8]>> {
+    fn missed_line(&self) -> Option<Rc<Told>> {
         let (count, (seq, time_ns)) = (self.missed.take(), self.missed_last.get());
-        (count > 0).then(|| line(message::Event::missed(seq, time_ns, count)))
+        (count > 0).then(|| Told::new(message::Event::missed(seq, time_ns, count)))
     }
-}
-
-fn line(event: message::Event) -> Rc<[u8]> {
-    let notification = Notification { jsonrpc: "2.0", method: EVENT, params: event.into() };
-    // Strings and numbers: nothing in an event can fail to be JSON.
-    let mut line = serde_json::to_vec(&notification).expect("an event is plain data");
-    line.push(b'\n');
-    line.into()
 }
 
 #[cfg(test)]
@@ -137,9 +165,14 @@ mod tests {
 
     fn drain(feed: &Feed) -> Vec<(u64, String, Option<u64>)> {
         std::iter::from_fn(|| feed.pop())
-            .map(|line| {
-                let line: Value = serde_json::from_slice(&line).expect("JSON");
-                assert_eq!((&line["jsonrpc"], &line["method"]), (&"2.0".into(), &"event".into()));
+            .map(|told| {
+                let line: Value = serde_json::from_slice(told.line()).expect("JSON");
+                assert_eq!(
+                    (&line["jsonrpc"], &line["method"]),
+                    (&"2.0".into(), &mcr_proto::rpc::EVENT.into())
+                );
+                let event: Value = serde_json::from_slice(told.event()).expect("JSON");
+                assert_eq!(event, line["params"]);
                 let params = &line["params"];
                 let kind = params["kind"].as_str().expect("text").to_owned();
                 (params["seq"].as_u64().expect("a number"), kind, params["count"].as_u64())
@@ -168,7 +201,7 @@ mod tests {
             seen += drain(&quick).len();
         }
         assert_eq!(seen, 5);
-        assert_eq!(slow.pop().map(|line| line.is_empty()), Some(false));
+        assert_eq!(slow.pop().map(|told| told.line().is_empty()), Some(false));
         feeds.publish(event(6, EventKind::Rule));
         let got: Vec<_> = drain(&slow);
         let rule = |seq| (seq, "rule".to_owned(), None);
@@ -181,6 +214,15 @@ mod tests {
         let feed = feeds.subscribe(KINDS.to_vec());
         (1..=3).for_each(|seq| feeds.publish(event(seq, EventKind::Rule)));
         assert_eq!(drain(&feed).last(), Some(&(3, "missed".to_owned(), Some(2))));
+    }
+
+    #[test]
+    fn what_happened_last_is_kept_for_those_who_come_later() {
+        let feeds = Feeds::new(1);
+        (1..=RECENT_MAX as u64 + 5).for_each(|seq| feeds.publish(event(seq, EventKind::Worker)));
+        let seqs = |after| feeds.recent(after).iter().map(|told| told.seq).collect::<Vec<_>>();
+        assert_eq!(seqs(None), (6..=RECENT_MAX as u64 + 5).collect::<Vec<_>>());
+        assert_eq!(seqs(Some(203)), [204, 205]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The control-plane process: what clients say in JSON, said to the supervisor in types.
+//! The control-plane process: what clients say in JSON or over HTTP, said to the supervisor in types.
 //!
 //! It parses and checks everything that comes from a client, so that the supervisor, which has rights, never does. It has
 //! no state but its connections: rules and workers are asked of the supervisor each time, counters are read from shared
@@ -8,7 +8,7 @@
 //! response is waited for, how many requests are under way at the supervisor and how long an answer may take. A client
 //! gets its answers in order and has one request under way at a time.
 //!
-//! What it does not do: make the listening socket, or remember anything over a restart.
+//! What it does not do: make the listening sockets, or remember anything over a restart.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod answer;
 mod client;
 mod config;
 mod feed;
+mod http;
 mod limits;
 mod line;
 mod logs;

@@ -30,6 +30,18 @@ pub(crate) struct Limits {
     pub(crate) rates_unasked: Duration,
     /// Events that wait for one subscriber; one that is slower misses some.
     pub(crate) events_max: usize,
+    /// Connections over HTTP at a time, event streams among them; a further one is told so and closed.
+    pub(crate) http_connections_max: usize,
+    /// Event streams over HTTP at a time.
+    pub(crate) http_events_max: usize,
+    /// From the beginning of a request, or the end of the one before, to the end of its head; and then to the end of its body.
+    pub(crate) http_head: Duration,
+    /// The longest body of a request.
+    pub(crate) http_body_bytes_max: usize,
+    /// For how long what was made for one is given to others.
+    pub(crate) http_fresh: Duration,
+    /// Between two signs of life in an event stream where nothing happens.
+    pub(crate) http_beat: Duration,
     /// Before the next attempt when no connection could be accepted.
     pub(crate) accept_pause: Duration,
 }
@@ -49,6 +61,12 @@ impl Default for Limits {
             first_rate_period: Duration::from_millis(200),
             rates_unasked: Duration::from_secs(10),
             events_max: 1024,
+            http_connections_max: 128,
+            http_events_max: 32,
+            http_head: Duration::from_secs(15),
+            http_body_bytes_max: 16 * 1024,
+            http_fresh: Duration::from_millis(500),
+            http_beat: Duration::from_secs(15),
             accept_pause: Duration::from_millis(100),
         }
     }

@@ -7,10 +7,10 @@ use mcr_fdpass::{AsyncChannel, Channel, Received, RecvError, Tag};
 use mcr_metrics::{Access, Segment};
 use mcr_proto::{
     codec,
-    message::{Fault, FaultKind, FromControl, Ids, LogLevel, ToControl, tag},
+    message::{Fault, FaultKind, FromControl, Http, Ids, LogLevel, ToControl, tag},
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{TcpListener, UnixListener, UnixStream},
     sync::Mutex,
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -22,6 +22,7 @@ use crate::{
     client::{self, Service},
     config,
     feed::Feeds,
+    http::{self, Web},
     limits::Limits,
     logs::Lines,
     peer::{Admission, Peer},
@@ -32,6 +33,7 @@ use crate::{
 /// Everything that came with `Start`.
 struct Started {
     listener: UnixListener,
+    http: Option<(TcpListener, Http)>,
     segments: Rc<[Segment]>,
     admission: Admission,
     ids: Option<Ids>,
@@ -45,7 +47,7 @@ pub(crate) async fn serve(
 ) -> Result<(), ControlError> {
     let channel = AsyncChannel::new(Channel::from(channel)).map_err(ControlError::Runtime)?;
     let Some(started) = start(&channel).await? else { return Ok(()) };
-    let Started { listener, segments, admission, ids } = started;
+    let Started { listener, http, segments, admission, ids } = started;
     if confinement == Confinement::Process {
         give_up_rights(&channel, ids).await?;
     }
@@ -58,9 +60,11 @@ pub(crate) async fn serve(
         limits,
     });
     service.supervisor.ready().await?;
+    let (http_listener, http) = http.unzip();
+    let web = http.map(|http| Web::new(Rc::clone(&service), http));
 
     // Dropped when this function returns, and with it all clients.
-    let mut clients = JoinSet::new();
+    let (mut clients, mut connections) = (JoinSet::new(), JoinSet::new());
     let mut body = Vec::new();
     let mut pause: Option<Instant> = None;
     loop {
@@ -81,10 +85,12 @@ pub(crate) async fn serve(
             },
             accepted = listener.accept(), if pause.is_none() => match accepted {
                 Ok((stream, _)) => admit(&service, &admission, &mut clients, stream),
-                Err(error) => {
-                    warn!("a client could not be accepted: {error}");
-                    pause = Some(Instant::now() + limits.accept_pause);
-                }
+                Err(error) => pause = Some(refused(&error, limits)),
+            },
+            accepted = http::accept(http_listener.as_ref()), if pause.is_none() => match (accepted, &web) {
+                (Ok(stream), Some(web)) => web.admit(&mut connections, stream),
+                (Ok(_), None) => {}
+                (Err(error), _) => pause = Some(refused(&error, limits)),
             },
             () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => pause = None,
             Some(ended) = clients.join_next() => {
@@ -92,9 +98,20 @@ pub(crate) async fn serve(
                     error!("serving a client failed: {error}");
                 }
             }
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    error!("serving HTTP failed: {error}");
+                }
+            }
             () = service.supervisor.send_logs(&lines) => {}
         }
     }
+}
+
+/// When to try again to accept somebody.
+fn refused(error: &io::Error, limits: Limits) -> Instant {
+    warn!("a client could not be accepted: {error}");
+    Instant::now() + limits.accept_pause
 }
 
 /// Loads a configuration file in a task of its own; one after the other, so that the last one asked for is the one that stays.
@@ -121,9 +138,9 @@ async fn start(channel: &AsyncChannel) -> Result<Option<Started>, ControlError> 
         Err(error) => return Err(ControlError::Receive(error)),
     };
     match codec::decode(&body).map_err(ControlError::Message)? {
-        ToControl::Start { workers, owner_uid, group_gid, others_may_read, ids } => {
+        ToControl::Start { workers, owner_uid, group_gid, others_may_read, http, ids } => {
             let admission = Admission { owner_uid, group_gid, others_may_read };
-            take_up(received, usize::from(workers), admission, ids).map(Some)
+            take_up(received, usize::from(workers), admission, http, ids).map(Some)
         }
         ToControl::Stop => Ok(None),
         _ => Err(ControlError::NotStarted),
@@ -134,10 +151,18 @@ fn take_up(
     mut received: Received,
     workers: usize,
     admission: Admission,
+    http: Option<Http>,
     ids: Option<Ids>,
 ) -> Result<Started, ControlError> {
     let missing = |what: String| ControlError::Missing { what };
     let listener = received.take(Tag(tag::LISTENER)).ok_or_else(|| missing("a listener".into()))?;
+    let http = http
+        .map(|http| {
+            let listener =
+                received.take(Tag(tag::HTTP)).ok_or_else(|| missing("a listener for HTTP".into()))?;
+            Ok((http::listen(listener).map_err(ControlError::Listener)?, http))
+        })
+        .transpose()?;
     let segments = (0..workers)
         .map(|worker| {
             let counters = received.take(Tag(tag::COUNTERS));
@@ -146,7 +171,13 @@ fn take_up(
                 .map_err(|source| ControlError::Counters { worker, source })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Started { listener: listen(listener).map_err(ControlError::Listener)?, segments, admission, ids })
+    Ok(Started {
+        listener: listen(listener).map_err(ControlError::Listener)?,
+        http,
+        segments,
+        admission,
+        ids,
+    })
 }
 
 /// From here on the process can do what its work takes, and nothing else. All that takes more has been done.

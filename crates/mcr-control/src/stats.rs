@@ -50,7 +50,7 @@ fn feeds(input: &InputView, rule: &RuleView) -> bool {
 }
 
 /// Slots out of range would be read beyond the tables, which ends the process.
-fn check(rules: &[RuleView], inputs: &[InputView], workers: usize) -> Result<(), Fault> {
+pub(crate) fn check(rules: &[RuleView], inputs: &[InputView], workers: usize) -> Result<(), Fault> {
     let rules_fit = rules.iter().all(|rule| {
         (rule.slot.0 as usize) < RULE_SLOTS
             && rule.outputs.iter().all(|output| (output.slot.0 as usize) < OUTPUT_SLOTS)
@@ -130,7 +130,7 @@ fn input_stats(input: &InputView, segments: &[Segment], sampler: &Sampler) -> In
 }
 
 /// The name as in errno(3); 0 stands for all that the counters had no place for.
-fn errno_name(errno: i32) -> String {
+pub(crate) fn errno_name(errno: i32) -> String {
     match Errno::from_raw(errno) {
         _ if errno == 0 => "other".into(),
         Errno::UnknownErrno => format!("errno_{errno}"),

@@ -3,5 +3,6 @@
 mod answers;
 mod clients;
 mod config;
+mod http;
 mod rights;
 mod stage;

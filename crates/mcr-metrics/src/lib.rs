@@ -11,6 +11,7 @@
 //! What is not here: who has which slot (the supervisor), rates and names (control).
 
 mod layout;
+pub mod prometheus;
 mod segment;
 
 pub use layout::{

@@ -11,7 +11,7 @@ mod read;
 mod reader;
 mod write;
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 use serde::Deserialize;
 
@@ -42,6 +42,9 @@ pub struct Config {
     /// Whether users who may not change anything may read from the control socket (key `others_may_read`).
     #[serde(default, rename = "others_may_read")]
     pub allow_read: bool,
+    /// What is served over HTTP (key `[http]`); nothing without it.
+    #[serde(default)]
+    pub http: Option<HttpConfig>,
     /// The rules (key `[[rule]]`).
     #[serde(default, rename = "rule")]
     pub rules: Vec<RuleSpec>,
@@ -51,6 +54,28 @@ pub struct Config {
     /// The reflectors (key `[[reflect]]`).
     #[serde(default, rename = "reflect")]
     pub reflects: Vec<Reflect>,
+}
+
+/// Metrics, health and the web page over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// Names by which clients may reach it, beside addresses, `localhost` and the host's own name.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// A file whose text lets whoever shows it change rules; without it nobody may.
+    #[serde(default)]
+    pub token_file: Option<String>,
+}
+
+/// Whether `name` can be in the `Host` of a request: letters, digits, `-` and `.`, at most 253.
+pub fn is_host_name(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(part)
 }
 
 /// A traffic class: which datagrams belong to it and how they are queued.

@@ -32,6 +32,8 @@ pub mod tag {
     pub const LISTENER: u32 = 3;
     /// The configuration file of [`super::ToControl::Reload`].
     pub const CONFIG: u32 = 4;
+    /// The listening TCP socket of [`super::Http`].
+    pub const HTTP: u32 = 5;
 }
 
 /// Whom a process runs as.
@@ -41,6 +43,25 @@ pub struct Ids {
     pub uid: u32,
     /// The group; there are no supplementary ones.
     pub gid: u32,
+}
+
+/// How control serves over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http {
+    /// Names that a request may have in `Host`, beside addresses and `localhost`.
+    pub names: Vec<String>,
+    /// What a client that changes something must show; without it nobody may.
+    pub token: Option<Secret>,
+}
+
+/// Something that must not get into a log: it does not show in `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// Supervisor to worker.
@@ -180,6 +201,8 @@ pub enum ToControl {
         group_gid: Option<u32>,
         /// Whether everyone else may read.
         others_may_read: bool,
+        /// What to serve over HTTP, with the listener ([`tag::HTTP`]); none if nothing is.
+        http: Option<Http>,
         /// Whom to run as; none where the supervisor has not the right to say, then as the supervisor does.
         ids: Option<Ids>,
     },

@@ -7,7 +7,7 @@ use std::fmt::{Debug, Display};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use mcr_proto::config::{self, Class, Config, Reflect};
+use mcr_proto::config::{self, Class, Config, HttpConfig, Reflect};
 use mcr_proto::endpoint::{Codepoint, Dscp, Endpoint, IfName, Input, Output, OutputSource, Rate, Ttl};
 use mcr_proto::rule::{DatapathChoice, RuleId, RuleName, RuleSpec};
 use proptest::collection::vec;
@@ -169,11 +169,24 @@ fn reflect() -> impl Strategy<Value = Reflect> {
     })
 }
 
+fn http() -> impl Strategy<Value = HttpConfig> {
+    (
+        any::<std::net::SocketAddr>(),
+        vec("[a-z0-9-]{1,9}(\\.[a-z0-9-]{1,9}){0,2}", 0..3),
+        option::of("/[ -~é]{1,20}"),
+    )
+        .prop_map(|(listen, names, token_file)| {
+            // A scope or flow label has no place in a text that is read back.
+            let listen = (listen.ip(), listen.port()).into();
+            HttpConfig { listen, names, token_file }
+        })
+}
+
 /// A configuration that `parse` accepts: what must be unique is made so by leaving out what is not.
 fn configuration() -> impl Strategy<Value = Config> {
-    let parts = (vec(rule(), 0..5), vec(class(), 0..4), vec(reflect(), 0..4));
+    let parts = (vec(rule(), 0..5), vec(class(), 0..4), vec(reflect(), 0..4), option::of(http()));
     (option::of(1..=config::WORKERS_MAX), any::<bool>(), parts).prop_map(
-        |(workers, allow_read, (mut rules, mut classes, mut reflects))| {
+        |(workers, allow_read, (mut rules, mut classes, mut reflects, http))| {
             let (mut names, mut codepoints) = (HashSet::new(), HashSet::new());
             classes.retain(|class| names.insert(class.name.clone()));
             classes.iter_mut().for_each(|class| class.dscp.retain(|codepoint| codepoints.insert(*codepoint)));
@@ -185,7 +198,7 @@ fn configuration() -> impl Strategy<Value = Config> {
             for rule in &mut rules {
                 rule.class = rule.class.take().and(classes.first().map(|class| class.name.clone()));
             }
-            Config { workers, allow_read, rules, classes, reflects }
+            Config { workers, allow_read, http, rules, classes, reflects }
         },
     )
 }

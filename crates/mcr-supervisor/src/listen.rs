@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, Read, Seek, Write},
+    net::{SocketAddr, TcpListener},
     os::{
         fd::OwnedFd,
         unix::{
@@ -16,7 +17,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::socket::{setsockopt, sockopt},
+};
 
 /// Why the control socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,15 @@ pub enum ListenError {
     NotSocket {
         /// What lies there.
         path: PathBuf,
+    },
+    /// The address for HTTP cannot be listened on.
+    #[error("cannot listen on {address} for HTTP: {source}; choose another with --http")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// The file system refused.
     #[error("cannot {what} {path}: {source}{}", hint(source))]
@@ -99,6 +112,22 @@ impl Drop for Listener {
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_file(&self.lock_path);
     }
+}
+
+/// Seconds without a sign of life after which the kernel asks a client, and between further questions.
+const KEEPALIVE_S: u32 = 30;
+
+/// Listens for HTTP. Connections inherit the listener's options: whoever accepts them has no right to set any.
+pub(crate) fn http(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        setsockopt(&listener, sockopt::TcpNoDelay, &true)?;
+        setsockopt(&listener, sockopt::KeepAlive, &true)?;
+        setsockopt(&listener, sockopt::TcpKeepIdle, &KEEPALIVE_S)?;
+        setsockopt(&listener, sockopt::TcpKeepInterval, &KEEPALIVE_S)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| ListenError::Http { address, source })
 }
 
 fn lock_path(path: &Path) -> PathBuf {

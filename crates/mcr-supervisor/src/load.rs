@@ -297,6 +297,9 @@ fn notes(running: &Settings, new: &Settings, replace: bool) -> Vec<String> {
     if after.allow_read != running.allow_read {
         notes.push("others_may_read: takes effect when mcrd is started again".to_owned());
     }
+    if after.http != running.http {
+        notes.push("http: takes effect when mcrd is started again".to_owned());
+    }
     notes
 }
 

@@ -1,9 +1,9 @@
 //! What a daemon is started with, and why it could not start.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use mcr_proto::{
-    message::{Ids, IoChoice, Settings},
+    message::{Http, Ids, IoChoice, Settings},
     rule::RuleSpec,
 };
 
@@ -20,6 +20,8 @@ pub struct Options {
     pub group: Option<u32>,
     /// Whether everyone else may read.
     pub others_may_read: bool,
+    /// Where to serve HTTP, and how; nowhere if not given.
+    pub http: Option<(SocketAddr, Http)>,
     /// Whom workers and control run as; none if this process has not the right to choose. They are confined either way.
     pub ids: Option<Ids>,
     /// How workers do their I/O.

@@ -5,6 +5,7 @@ mod config;
 
 use std::{
     collections::VecDeque,
+    net::{SocketAddr, TcpListener},
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -33,7 +34,7 @@ use crate::{
     backoff::Backoff,
     child::{ChildEvent, Happened, Running},
     health::LOOK_EVERY,
-    listen::Listener,
+    listen::{self, Listener},
     logs, network,
     options::{Options, SupervisorError, Watchdog},
     requests::{ANSWER_WITHIN, Outcome, Waiting, handle},
@@ -78,6 +79,7 @@ struct Supervisor<'a> {
     state: State,
     monitor: Monitor,
     listener: Listener,
+    http: Option<TcpListener>,
     control: Control,
     waiting: VecDeque<Waiting>,
     events: mpsc::Receiver<Event>,
@@ -104,6 +106,7 @@ struct Control {
 impl<'a> Supervisor<'a> {
     fn start(options: Options, ready: Box<dyn FnOnce() + 'a>) -> Result<Self, SupervisorError> {
         let listener = Listener::open(&options.socket, options.group)?;
+        let http = options.http.as_ref().map(|(address, _)| listen_for_http(*address)).transpose()?;
         // Made and given to its group: from here on no more is done than these few rights allow.
         rights::give_up_all_but_few()?;
         let monitor = Monitor::open().map_err(|error| SupervisorError::Network(error.to_string()))?;
@@ -143,6 +146,7 @@ impl<'a> Supervisor<'a> {
             state,
             monitor,
             listener,
+            http,
             control,
             waiting,
             events,
@@ -383,6 +387,19 @@ impl<'a> Supervisor<'a> {
             ready();
         }
     }
+}
+
+/// The address is said as it turned out: port 0 is one of the kernel's choice.
+fn listen_for_http(wanted: SocketAddr) -> Result<TcpListener, SupervisorError> {
+    let listener = listen::http(wanted)?;
+    let address = listener.local_addr().map_err(SupervisorError::system("ask for a listener's address"))?;
+    info!("http://{address}/ shows metrics at /metrics, health at /readyz, and a page");
+    if !address.ip().is_loopback() {
+        warn!(
+            "http://{address}/ can be reached from other hosts, without encryption: whoever reaches it sees rules and counters"
+        );
+    }
+    Ok(listener)
 }
 
 /// The watchdog's calls in time.

@@ -334,8 +334,14 @@ fn a_supervisor_that_asks_whether_control_lives_is_answered() {
     let control = std::thread::spawn(move || run(theirs.into()));
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("s")).unwrap();
-    let start =
-        ToControl::Start { workers: 0, owner_uid: 0, group_gid: None, others_may_read: false, ids: None };
+    let start = ToControl::Start {
+        workers: 0,
+        owner_uid: 0,
+        group_gid: None,
+        others_may_read: false,
+        http: None,
+        ids: None,
+    };
     ours.send(&codec::encode(&start).unwrap(), &[(Tag(tag::LISTENER), listener.as_fd())]).unwrap();
     assert_eq!(receive(&ours), Some(FromControl::Ready));
     send(&ours, &ToControl::Ping);
@@ -356,8 +362,14 @@ fn the_process_ends_with_its_channel() {
 fn a_start_without_all_its_descriptors_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("s")).unwrap();
-    let start =
-        ToControl::Start { workers: 1, owner_uid: 0, group_gid: None, others_may_read: false, ids: None };
+    let start = ToControl::Start {
+        workers: 1,
+        owner_uid: 0,
+        group_gid: None,
+        others_may_read: false,
+        http: None,
+        ids: None,
+    };
     let reply = ToControl::Reply { seq: 1, reply: Err(Fault::new(FaultKind::Busy, "")) };
     let outcome = |message: &ToControl, fds: &[(Tag, std::os::fd::BorrowedFd<'_>)]| {
         let (ours, theirs) = Channel::pair().unwrap();

@@ -259,8 +259,14 @@ impl Bare {
         let control = std::thread::spawn(move || run(theirs.into()));
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("s")).unwrap();
-        let start =
-            ToControl::Start { workers: 0, owner_uid: 0, group_gid: None, others_may_read: false, ids: None };
+        let start = ToControl::Start {
+            workers: 0,
+            owner_uid: 0,
+            group_gid: None,
+            others_may_read: false,
+            http: None,
+            ids: None,
+        };
         ours.send(&codec::encode(&start).unwrap(), &[(Tag(tag::LISTENER), listener.as_fd())]).unwrap();
         assert_eq!(receive(&ours), Some(FromControl::Ready));
         Self { channel: ours, control, directory }

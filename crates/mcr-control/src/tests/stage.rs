@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
     os::{
         fd::AsFd,
         unix::net::{UnixListener, UnixStream},
@@ -17,8 +18,8 @@ use mcr_metrics::Segment;
 use mcr_proto::{
     codec,
     message::{
-        Fault, FaultKind, FromControl, InputView, OutputView, Reply, Request, RuleRef, RuleState, RuleView,
-        ToControl, tag,
+        Fault, FaultKind, FromControl, Http, InputView, OutputView, Reply, Request, RuleRef, RuleState,
+        RuleView, Secret, ToControl, tag,
     },
     plan::{InputSlot, OutputSlot, RuleSlot, WorkerIndex},
     rule::{Datapath, RuleId, RuleSpec},
@@ -31,6 +32,9 @@ pub(crate) const WORKERS: usize = 2;
 /// Long enough for anything to happen on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What lets change rules over HTTP.
+pub(crate) const TOKEN: &str = "token-of-the-stage";
+
 /// What a supervisor answers; None is silence.
 pub(crate) type Answer = Option<Result<Reply, Fault>>;
 
@@ -40,6 +44,8 @@ pub(crate) struct Stage {
     pub(crate) segments: Arc<Vec<Segment>>,
     pub(crate) channel: Arc<Channel>,
     pub(crate) directory: tempfile::TempDir,
+    /// Where it serves HTTP, with [`TOKEN`].
+    pub(crate) http: SocketAddr,
     control: JoinHandle<Result<(), ControlError>>,
     supervisor: JoinHandle<()>,
 }
@@ -63,10 +69,19 @@ impl Stage {
         let channel = Arc::new(Channel::from(ours));
         let control = std::thread::spawn(move || run_within(theirs, limits, Confinement::None));
         let Admission { owner_uid, group_gid, others_may_read } = admission;
-        let start =
-            ToControl::Start { workers: WORKERS as u16, owner_uid, group_gid, others_may_read, ids: None };
+        let web = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = web.local_addr().expect("it is bound");
+        let http = Some(Http { names: vec!["relay1".into()], token: Some(Secret(TOKEN.into())) });
+        let start = ToControl::Start {
+            workers: WORKERS as u16,
+            owner_uid,
+            group_gid,
+            others_may_read,
+            http,
+            ids: None,
+        };
         let read_only: Vec<_> = segments.iter().map(|segment| segment.read_only().expect("/proc")).collect();
-        let mut fds = vec![(Tag(tag::LISTENER), listener.as_fd())];
+        let mut fds = vec![(Tag(tag::LISTENER), listener.as_fd()), (Tag(tag::HTTP), web.as_fd())];
         fds.extend(read_only.iter().map(|fd| (Tag(tag::COUNTERS), fd.as_fd())));
         channel.send(&codec::encode(&start).expect("small"), &fds).expect("control listens");
         assert_eq!(receive(&channel), Some(FromControl::Ready));
@@ -74,7 +89,7 @@ impl Stage {
             let channel = Arc::clone(&channel);
             move || supervise(&channel, answer)
         });
-        Self { path, segments: Arc::new(segments), channel, directory, control, supervisor }
+        Self { path, segments: Arc::new(segments), channel, directory, http: address, control, supervisor }
     }
 
     /// Says `Stop` and sees everything end well.

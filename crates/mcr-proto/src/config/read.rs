@@ -4,11 +4,15 @@ use std::collections::HashMap;
 
 use super::error::{ConfigError, ConfigErrorKind};
 use super::reader::{Node, Source, Table};
-use super::{Class, Config, DEPTH_MAX, PRIORITY_MAX, REFLECT_PORT, Reflect, ReflectMode, WORKERS_MAX};
+use super::{
+    Class, Config, DEPTH_MAX, HttpConfig, PRIORITY_MAX, REFLECT_PORT, Reflect, ReflectMode, WORKERS_MAX,
+    is_host_name,
+};
 use crate::endpoint::{nearest, quote};
 use crate::rule::{RuleName, RuleSpec, check_name};
 
-const CONFIG_KEYS: &[&str] = &["workers", "others_may_read", "rule", "class", "reflect"];
+const CONFIG_KEYS: &[&str] = &["workers", "others_may_read", "http", "rule", "class", "reflect"];
+const HTTP_KEYS: &[&str] = &["listen", "names", "token_file"];
 const RULE_KEYS: &[&str] = &["name", "input", "outputs", "class", "datapath", "enabled"];
 const CLASS_KEYS: &[&str] = &["name", "dscp", "priority", "rate", "depth"];
 const REFLECT_KEYS: &[&str] = &["name", "interface", "port", "mode"];
@@ -37,10 +41,43 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
     Ok(Config {
         workers: workers.transpose()?,
         allow_read: allow_read.transpose()?.unwrap_or_default(),
+        http: root.find("http").map(|node| read_http(&node)).transpose()?,
         rules: read_rules(&root, &class_names)?,
         classes,
         reflects: read_reflects(&root)?,
     })
+}
+
+fn read_http(node: &Node<'_>) -> Result<HttpConfig, ConfigError> {
+    const LISTEN_WANT: &str = "an address and a port, as in \"127.0.0.1:9650\"";
+    const NAME_WANT: &str = "a host's name, as in \"relay1.example.com\"";
+    const FILE_WANT: &str = "the absolute name of a file, as in \"/etc/mcr/http.token\"";
+    let table = node.table("[http] on a line of its own, and listen = \"127.0.0.1:9650\" under it")?;
+    table.expect(HTTP_KEYS)?;
+    let listen = table.need("listen", "listen = \"127.0.0.1:9650\"")?;
+    let text = listen.text(LISTEN_WANT)?;
+    let wrong = |node: &Node<'_>, text: &str, want| {
+        Err(node.fail(ConfigErrorKind::Value { text: quote(text), want }))
+    };
+    let Ok(address) = text.parse() else { return wrong(&listen, text, LISTEN_WANT) };
+    let mut http = HttpConfig { listen: address, names: Vec::new(), token_file: None };
+    if let Some(names) = table.find("names") {
+        for item in names.items("a list, as in [\"relay1.example.com\"]")? {
+            let name = item.text(NAME_WANT)?;
+            if !is_host_name(name) {
+                return wrong(&item, name, NAME_WANT);
+            }
+            http.names.push(name.to_owned());
+        }
+    }
+    if let Some(node) = table.find("token_file") {
+        let file = node.text(FILE_WANT)?;
+        if !file.starts_with('/') || file.contains('\0') {
+            return wrong(&node, file, FILE_WANT);
+        }
+        http.token_file = Some(file.to_owned());
+    }
+    Ok(http)
 }
 
 /// Names and their offsets in the file; the second use of a name is an error.

@@ -334,3 +334,31 @@ fn the_keys_a_rule_is_read_from_are_those_it_is_written_with() {
     known.sort_unstable();
     assert_eq!(written, known);
 }
+
+#[test]
+fn what_is_served_over_http_is_read_and_its_mistakes_are_named() {
+    let text = "[http]\nlisten = \"[::1]:9650\"\nnames = [\"relay1\", \"relay1.example.com\"]\ntoken_file = \"/etc/mcr/http.token\"\n";
+    let config = parse(text, "mcr.toml").unwrap();
+    let http = config.http.as_ref().unwrap();
+    assert_eq!((http.listen, http.names.len()), ("[::1]:9650".parse().unwrap(), 2));
+    assert_eq!(to_toml(&config), text);
+    for (text, place) in [
+        ("http = 9650\n", "mcr.toml:1: key `http`: this is an integer; write [http]"),
+        ("[http]\nnames = []\n", "mcr.toml:1: key `http.listen`: this key is missing"),
+        ("[http]\nlisten = \"9650\"\n", "mcr.toml:2: key `http.listen`: `9650` is not understood"),
+        (
+            "[http]\nlisten = \"[::1]:1\"\nnames = [\"a\", \"b:80\"]\n",
+            "mcr.toml:3: key `http.names[1]`: `b:80`",
+        ),
+        (
+            "[http]\nlisten = \"[::1]:1\"\ntoken_file = \"token\"\n",
+            "mcr.toml:3: key `http.token_file`: `token`",
+        ),
+        (
+            "[http]\nlisten = \"[::1]:1\"\ntoken = \"x\"\n",
+            "mcr.toml:3: key `http.token`: there is no such key",
+        ),
+    ] {
+        assert!(refused(text).starts_with(place), "{}", refused(text));
+    }
+}

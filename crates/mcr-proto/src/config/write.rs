@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::{Class, Config, REFLECT_PORT, Reflect, ReflectMode};
+use super::{Class, Config, HttpConfig, REFLECT_PORT, Reflect, ReflectMode};
 use crate::rule::{DatapathChoice, RuleSpec};
 
 /// Lists that make a line longer than this get a line per element.
@@ -19,6 +19,11 @@ pub fn to_toml(config: &Config) -> String {
     if config.allow_read {
         line(&mut text, "others_may_read", true);
     }
+    if let Some(http) = &config.http {
+        let blank = if text.is_empty() { "" } else { "\n" };
+        let _ = writeln!(text, "{blank}[http]");
+        write_http(&mut text, http);
+    }
     for rule in &config.rules {
         header(&mut text, "rule");
         write_rule(&mut text, rule);
@@ -32,6 +37,16 @@ pub fn to_toml(config: &Config) -> String {
         write_reflect(&mut text, reflect);
     }
     text
+}
+
+fn write_http(text: &mut String, http: &HttpConfig) {
+    line(text, "listen", quoted(&http.listen.to_string()));
+    if !http.names.is_empty() {
+        list(text, "names", http.names.iter().map(|name| quoted(name)));
+    }
+    if let Some(file) = &http.token_file {
+        line(text, "token_file", quoted(file));
+    }
 }
 
 fn write_rule(text: &mut String, rule: &RuleSpec) {
@@ -106,12 +121,15 @@ fn quoted(text: &str) -> String {
 impl Serialize for Config {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let all = !serializer.is_human_readable();
-        let mut fields = serializer.serialize_struct("Config", 5)?;
+        let mut fields = serializer.serialize_struct("Config", 6)?;
         if all || self.workers.is_some() {
             fields.serialize_field("workers", &self.workers)?;
         }
         if all || self.allow_read {
             fields.serialize_field("others_may_read", &self.allow_read)?;
+        }
+        if all || self.http.is_some() {
+            fields.serialize_field("http", &self.http)?;
         }
         if all || !self.rules.is_empty() {
             fields.serialize_field("rule", &self.rules)?;

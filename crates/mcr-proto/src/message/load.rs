@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Class, Config, Reflect},
+    config::{Class, Config, HttpConfig, Reflect},
     rule::RuleSpec,
 };
 
@@ -40,6 +40,8 @@ pub struct Settings {
     /// As in [`Config`].
     pub allow_read: bool,
     /// As in [`Config`].
+    pub http: Option<HttpConfig>,
+    /// As in [`Config`].
     pub classes: Vec<Class>,
     /// As in [`Config`].
     pub reflects: Vec<Reflect>,
@@ -48,20 +50,21 @@ pub struct Settings {
 impl Settings {
     /// Takes a configuration apart.
     pub fn split(config: Config) -> (Self, Vec<RuleSpec>) {
-        let Config { workers, allow_read, rules, classes, reflects } = config;
-        (Self { workers, allow_read, classes, reflects }, rules)
+        let Config { workers, allow_read, http, rules, classes, reflects } = config;
+        (Self { workers, allow_read, http, classes, reflects }, rules)
     }
 
     /// Puts it together again.
     pub fn join(self, rules: Vec<RuleSpec>) -> Config {
-        let Self { workers, allow_read, classes, reflects } = self;
-        Config { workers, allow_read, rules, classes, reflects }
+        let Self { workers, allow_read, http, classes, reflects } = self;
+        Config { workers, allow_read, http, rules, classes, reflects }
     }
 
     /// Takes over what `newer` says; what it does not say stays.
     pub fn merge(&mut self, newer: Self) {
         self.workers = newer.workers.or(self.workers);
         self.allow_read |= newer.allow_read;
+        self.http = newer.http.or(self.http.take());
         for class in newer.classes {
             // A codepoint has one class: the newer file says which.
             self.classes.iter_mut().for_each(|known| known.dscp.retain(|dscp| !class.dscp.contains(dscp)));
@@ -123,7 +126,7 @@ mod tests {
             "workers = 2\n[[class]]\nname = \"a\"\npriority = 1\ndscp = [\"ef\", \"cs5\"]\n\n[[class]]\nname = \"b\"\npriority = 2\n\n[[reflect]]\nname = \"r\"\ninterface = \"eth0\"\n\n[[reflect]]\ninterface = \"eth1\"\n",
         );
         known.merge(settings(
-            "others_may_read = true\n[[class]]\nname = \"b\"\npriority = 3\ndscp = [\"ef\"]\n\n[[reflect]]\nname = \"r\"\ninterface = \"eth1\"\n",
+            "others_may_read = true\n[http]\nlisten = \"[::1]:80\"\n[[class]]\nname = \"b\"\npriority = 3\ndscp = [\"ef\"]\n\n[[reflect]]\nname = \"r\"\ninterface = \"eth1\"\n",
         ));
         let text = to_toml(&known.clone().join(Vec::new()));
         assert_eq!(settings(&text), known, "{text}");
@@ -131,6 +134,7 @@ mod tests {
             (known.workers, known.allow_read, known.classes.len(), known.reflects.len()),
             (Some(2), true, 2, 1)
         );
+        assert!(known.http.is_some_and(|http| http.listen.port() == 80));
         assert_eq!((known.classes[0].dscp.len(), known.classes[1].priority), (1, 3));
     }
 }

@@ -88,6 +88,9 @@ impl Supervisor<'_> {
         control.backoff.started(Instant::now());
         let running = Running::start(Role::Control, control.starts, self.sender.clone(), Event::Control)?;
         let mut fds = vec![(tag::LISTENER, self.listener.duplicate()?)];
+        if let Some(http) = &self.http {
+            fds.push((tag::HTTP, http.try_clone()?.into()));
+        }
         for worker in &self.state.workers {
             fds.push((tag::COUNTERS, worker.counters.read_only()?));
         }
@@ -96,6 +99,7 @@ impl Supervisor<'_> {
             owner_uid: getuid().as_raw(),
             group_gid: self.options.group,
             others_may_read: self.options.others_may_read,
+            http: self.options.http.as_ref().map(|(_, http)| http.clone()),
             ids: self.options.ids,
         };
         running.send(&start, fds).map_err(std::io::Error::other)?;

@@ -85,9 +85,17 @@ impl Bed {
     /// # Panics
     /// If it cannot be made.
     pub fn with_workers(cell: Cell, sinks: u8, workers: u16) -> Self {
+        Self::with_daemon(cell, sinks, &cell.daemon(workers))
+    }
+
+    /// A network with `sinks` sinks and a daemon with these options. Neighbours know each other.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn with_daemon(cell: Cell, sinks: u8, options: &DaemonOptions) -> Self {
         let line = Line::with_outputs(sinks).unwrap_or_else(|error| panic!("{error}"));
         line.pin_neighbours().unwrap_or_else(|error| panic!("{error}"));
-        let daemon = Daemon::start(&line.relay, &cell.daemon(workers));
+        let daemon = Daemon::start(&line.relay, options);
         let client = daemon.client();
         Self { daemon, client, line, cell }
     }

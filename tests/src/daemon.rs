@@ -43,12 +43,14 @@ pub struct DaemonOptions {
     pub user: Option<u32>,
     /// Have `io_uring_setup` fail with this errno, as in a container that forbids it.
     pub no_uring: Option<u32>,
+    /// Further arguments.
+    pub arguments: Vec<String>,
 }
 
 impl Default for DaemonOptions {
     /// One worker, I/O as it comes, as root.
     fn default() -> Self {
-        Self { workers: 1, io: "auto", config: None, user: None, no_uring: None }
+        Self { workers: 1, io: "auto", config: None, user: None, no_uring: None, arguments: Vec::new() }
     }
 }
 
@@ -94,7 +96,7 @@ impl Daemon {
         let by_thread = options.user.is_some() || options.no_uring.is_some();
         let mut command = if by_thread { Command::new(program) } else { namespace.command(program) };
         command.args(["run", "--log", "warn", "--io", options.io, "--workers", &options.workers.to_string()]);
-        command.arg("--socket").arg(&socket);
+        command.arg("--socket").arg(&socket).args(&options.arguments);
         if let Some(config) = &options.config {
             let path = directory.path().join("mcr.toml");
             fs::write(&path, config).expect("the directory is ours");

@@ -5,6 +5,8 @@
 //! - [`bed`]: source, relay with its daemon, and sinks; and the cells (data path and I/O) that tests run in.
 //! - [`source`], [`sink`]: exact payloads in and out; volume is mcr-gen's part.
 //! - [`wire`]: whole frames in and out, built and read by a parser that is not ours.
+//! - [`http`], [`prometheus`]: requests as a scraper sends them, and what its metrics must look like.
+//! - `browser` (a feature): a real one without a window.
 //! - [`held`]: the sockets and memberships of a namespace.
 //! - [`law`]: every datagram in exactly one counter.
 //! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
@@ -14,12 +16,16 @@
 #![forbid(unsafe_code)]
 
 pub mod bed;
+#[cfg(feature = "browser")]
+pub mod browser;
 pub mod command;
 pub mod daemon;
 pub mod held;
+pub mod http;
 pub mod law;
 pub mod processes;
 pub mod programs;
+pub mod prometheus;
 pub mod sink;
 pub mod source;
 pub mod streams;

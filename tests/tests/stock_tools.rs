@@ -2,12 +2,12 @@
 
 use std::{
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, Write},
     net::Ipv4Addr,
     process::{Child, Command, Stdio},
 };
 
-use mcr_e2e::{Bed, Cell, command, eventually, law, source, traffic_lock};
+use mcr_e2e::{Bed, Cell, DaemonOptions, command, eventually, http, law, source, traffic_lock};
 use mcr_lab::{Namespace, require};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -95,4 +95,47 @@ fn relay_a_file(cell: Cell) {
     }
     let stats = bed.finish();
     assert_eq!(law::input(&stats, "in0").datagrams, DATAGRAMS as u64);
+}
+
+/// Gives a text to `promtool` and sees that it has nothing to say.
+fn promtool(arguments: &[&str], input: &str) {
+    let mut command = Command::new("promtool");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("promtool is there");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(input.as_bytes()).expect("promtool reads");
+    drop(stdin);
+    let ended = command::finish(child, "promtool");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.stderr, "", "{ended:?}");
+}
+
+#[test]
+fn prometheus_own_tool_has_no_objection_to_metrics_and_alerts() {
+    let Some(()) = require::netns() else { return };
+    if let Err(error) =
+        Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status()
+    {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        require::skip::<()>("promtool is not installed");
+        return;
+    }
+    let _lock = traffic_lock::take();
+    let arguments = ["--http", http::ADDRESS].map(str::to_owned).to_vec();
+    let options = DaemonOptions { arguments, ..Cell::PACKET_URING.daemon(2) };
+    let mut bed = Bed::with_daemon(Cell::PACKET_URING, 1, &options);
+    bed.add("a", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0,ttl=16"]);
+    bed.source("239.1.1.1:5000").send(&source::payloads(1, [100; 50]));
+    bed.at_rest();
+    let mut metrics = String::new();
+    eventually("the metrics are those of now", || {
+        metrics = http::get(&bed.line.relay, "/metrics").body;
+        metrics.contains("mcr_rule_datagrams_total{rule=\"a\"} 50\n")
+    });
+    promtool(&["check", "metrics"], &metrics);
+    promtool(
+        &["check", "rules", concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/grafana/mcr-alerts.yml")],
+        "",
+    );
+    bed.finish();
 }

@@ -166,19 +166,4 @@ mod tests {
     fn a_counter_without_its_suffix_is_a_bug() {
         Exposition::default().family("mcr_a", Kind::Counter, "A.");
     }
-
-    #[test]
-    fn a_parser_of_others_finds_the_labels_that_were_written() {
-        let mut text = Exposition::default();
-        let odd = "back\\slash \"quoted\" new\nline, comma {brace} =";
-        text.family("mcr_a", Kind::Gauge, "A.").sample(&[("one", &odd), ("two", &"")], 1.5);
-        let read = openmetrics_parser::prometheus::parse_prometheus(&text.finish()).expect("it can be read");
-        let family = &read.families["mcr_a"];
-        assert_eq!(family.get_label_names(), ["one", "two"]);
-        let sample = family.iter_samples().next().expect("one sample");
-        let label = |name| sample.get_labelset().expect("labels").get_label_value(name).map(str::to_owned);
-        // It finds where a value ends, and leaves what is in it as it was written.
-        let written = "back\\\\slash \\\"quoted\\\" new\\nline, comma {brace} =";
-        assert_eq!((label("one").as_deref(), label("two").as_deref()), (Some(written), Some("")));
-    }
 }

@@ -52,6 +52,8 @@ reasons! {
         Rate = "rate",
         /// Taken by a worker that died before it came to it.
         WorkerLost = "worker_lost",
+        /// A copy that this host sent and that came back, by a bridge or a router, to where rules would send it again.
+        Loop = "loop",
     }
 }
 

@@ -18,7 +18,7 @@ pub use self::{
 };
 
 use crate::{
-    plan::{Generation, InputSlot, PlanOp, SocketId, WorkerIndex},
+    plan::{Generation, InputSlot, Own, PlanOp, SocketId, WorkerIndex},
     rule::{RuleId, RuleName, RuleSpec},
 };
 
@@ -106,6 +106,9 @@ pub enum ToWorker {
         /// Whether the plan is complete now.
         last: bool,
     },
+    /// Datagrams to these destinations that are own copies are to be counted as `loop` and not relayed; where nothing is own, that
+    /// ends.
+    Guards(Vec<(SocketAddr, Own)>),
     /// Send log lines of this severity and above; without it, of [`LogLevel::Info`].
     LogLevel(LogLevel),
     /// Finish what was received, then exit.

@@ -94,6 +94,15 @@ pub enum Via {
     Nowhere,
 }
 
+/// How copies that this host sends look when they come back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// Their Ethernet sources: the interfaces they leave by.
+    pub macs: Vec<[u8; 6]>,
+    /// Their sources: the addresses of those interfaces.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// One difference between two plans.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PlanOp {

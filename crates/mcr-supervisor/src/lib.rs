@@ -20,6 +20,7 @@ mod ledger;
 mod listen;
 mod load;
 mod logs;
+mod loops;
 mod network;
 mod options;
 mod requests;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,7 @@ use mcr_proto::{
 use tracing::info;
 
 use crate::{
+    loops,
     rules::place,
     state::{State, leave},
     worker::Retired,
@@ -104,6 +106,7 @@ impl State {
     pub(crate) fn load(&mut self, load: Load, network: &Snapshot) -> Result<Loaded, Fault> {
         let Load { replace, settings, rules, .. } = load;
         check(&rules)?;
+        self.check_loops(&rules, replace)?;
         let steps = self.steps(rules, replace);
         self.check_room(&steps)?;
 
@@ -121,7 +124,7 @@ impl State {
             self.change(id, spec, network)?;
         }
         for spec in steps.adds {
-            if !self.add(spec, network)?.1 {
+            if !self.add_checked(spec, network)?.1 {
                 (report.added, report.unchanged) = (report.added - 1, report.unchanged + 1);
             }
         }
@@ -156,6 +159,22 @@ impl State {
             }
         }
         steps
+    }
+
+    /// Whether no rule would feed itself by others, as they will be.
+    fn check_loops(&self, wanted: &[RuleSpec], replace: bool) -> Result<(), Fault> {
+        let names: HashSet<_> = wanted.iter().filter_map(|spec| spec.name.as_ref()).collect();
+        let kept =
+            self.rules.all().filter(|rule| !replace && !names.contains(&rule.name)).map(|rule| &rule.spec);
+        let mut by_input: HashMap<SocketAddr, Vec<&RuleSpec>> = HashMap::new();
+        for spec in kept.chain(wanted) {
+            by_input.entry(spec.input.socket_addr()).or_default().push(spec);
+        }
+        let with_input = |input| by_input.get(&input).cloned().unwrap_or_default();
+        wanted
+            .iter()
+            .find_map(|spec| loops::certain(spec, with_input))
+            .map_or(Ok(()), |way| Err(loops::refused(&way)))
     }
 
     /// Whether there is room for everything that is new; what goes gives its room back only when the workers have let go.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mcr_proto::{
-    endpoint::IfName,
+    endpoint::{IfName, Output},
     message::{OutputView, RuleRef, RuleState, RuleView},
     plan::{Generation, OutputSlot, RuleSlot, WorkerIndex},
     rule::{RuleId, RuleName, RuleSpec},
@@ -113,7 +113,10 @@ impl Rule {
 pub(crate) struct Rules {
     by_id: BTreeMap<RuleId, Rule>,
     by_name: HashMap<RuleName, RuleId>,
-    by_input: HashMap<(SocketAddr, IfName), BTreeSet<RuleId>>,
+    by_input: HashMap<SocketAddr, BTreeSet<RuleId>>,
+    by_output: HashMap<SocketAddr, BTreeSet<RuleId>>,
+    /// Destinations of rules that came or went.
+    touched: BTreeSet<SocketAddr>,
     by_interface: HashMap<IfName, BTreeSet<RuleId>>,
     sets: Sets,
     last_id: u64,
@@ -131,7 +134,11 @@ impl Rules {
         for interface in rule.interfaces() {
             self.by_interface.entry(*interface).or_default().insert(rule.id);
         }
-        self.by_input.entry(input_of(&rule.spec)).or_default().insert(rule.id);
+        self.by_input.entry(rule.spec.input.socket_addr()).or_default().insert(rule.id);
+        for output in &rule.spec.outputs {
+            self.by_output.entry(output.socket_addr()).or_default().insert(rule.id);
+        }
+        self.touch(&rule.spec);
         self.sets.insert(&rule);
         self.by_id.insert(rule.id, rule);
     }
@@ -142,7 +149,11 @@ impl Rules {
         for interface in rule.interfaces() {
             sets::take(&mut self.by_interface, interface, id);
         }
-        sets::take(&mut self.by_input, &input_of(&rule.spec), id);
+        self.touch(&rule.spec);
+        sets::take(&mut self.by_input, &rule.spec.input.socket_addr(), id);
+        for output in &rule.spec.outputs {
+            sets::take(&mut self.by_output, &output.socket_addr(), id);
+        }
         self.sets.remove(&rule);
         Some(rule)
     }
@@ -168,9 +179,36 @@ impl Rules {
         by_id.get_mut(&id).map(|rule| RuleMut::new(rule, sets))
     }
 
-    /// Those with the input of `spec`, whatever its source.
-    pub(crate) fn of_input(&self, spec: &RuleSpec) -> impl Iterator<Item = &Rule> {
-        self.by_input.get(&input_of(spec)).into_iter().flatten().filter_map(|id| self.by_id.get(id))
+    /// Those that take in what is sent there, by whatever interface and source.
+    pub(crate) fn with_input(&self, destination: SocketAddr) -> impl Iterator<Item = &Rule> {
+        self.by_input.get(&destination).into_iter().flatten().filter_map(|id| self.by_id.get(id))
+    }
+
+    /// The outputs of rules to a destination.
+    pub(crate) fn sending_to(&self, destination: SocketAddr) -> impl Iterator<Item = &Output> {
+        let rules = self.by_output.get(&destination).into_iter().flatten();
+        let outputs = rules.filter_map(|id| self.by_id.get(id)).flat_map(|rule| &rule.spec.outputs);
+        outputs.filter(move |output| output.socket_addr() == destination)
+    }
+
+    /// The inputs of rules that those with this input send to.
+    pub(crate) fn led_to(&self, input: SocketAddr) -> Vec<SocketAddr> {
+        let outputs = self.with_input(input).flat_map(|rule| &rule.spec.outputs).map(Output::socket_addr);
+        outputs.filter(|destination| self.by_input.contains_key(destination)).collect()
+    }
+
+    /// Destinations that may lead elsewhere, or be led to from elsewhere, than when they were last taken.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<SocketAddr> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Notes what a rule leads to or from, as far as that can be part of a circle: other than most, where nothing takes in what it
+    /// sends.
+    fn touch(&mut self, spec: &RuleSpec) {
+        let Self { by_input, by_output, touched, .. } = self;
+        let outputs = spec.outputs.iter().map(Output::socket_addr);
+        let inner = outputs.chain([spec.input.socket_addr()]);
+        touched.extend(inner.filter(|at| by_input.contains_key(at) && by_output.contains_key(at)));
     }
 
     /// In order of id, those behind `after`.
@@ -223,10 +261,6 @@ impl Rules {
     pub(crate) fn has_refused(&self) -> bool {
         !self.sets.refused.is_empty()
     }
-}
-
-fn input_of(spec: &RuleSpec) -> (SocketAddr, IfName) {
-    (spec.input.socket_addr(), spec.input.interface)
 }
 
 /// The worker that carries an input: the same for the same input, whatever else there is.

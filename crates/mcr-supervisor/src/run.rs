@@ -179,6 +179,7 @@ impl<'a> Supervisor<'a> {
         loop {
             self.start_due_children()?;
             self.state.settle_carriers(Instant::now(), self.monitor.snapshot());
+            self.state.refresh_guards(self.monitor.snapshot());
             self.state.reconcile();
             self.answer_waiting();
             self.tell_events();
@@ -247,6 +248,10 @@ impl<'a> Supervisor<'a> {
                 }
                 self.state.events.worker(worker.index, EventWhat::Ready, None);
                 worker.begin_anew();
+                self.state
+                    .guards
+                    .iter()
+                    .for_each(|(destination, own)| worker.guard(*destination, own.clone()));
             }
             Happened::Said(FromWorker::Applied { generation }) => {
                 let free = worker.note_applied(generation);

@@ -1,11 +1,13 @@
 //! The supervisor's state and what changes it. Nothing here waits: every event changes what is desired, and [`State::reconcile`]
 //! brings the workers nearer to it.
 
+use std::{collections::HashMap, net::SocketAddr};
+
 use mcr_metrics::{OUTPUT_SLOTS, RULE_SLOTS};
 use mcr_netmon::{Change, Snapshot};
 use mcr_proto::{
     message::{EventWhat, Fault, FaultKind, RuleRef, RuleState, RuleView, Settings},
-    plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
+    plan::{Generation, InputSlot, OutputSlot, Own, RuleSlot, WorkerIndex},
     rule::{RuleId, RuleName, RuleSpec},
 };
 use mcr_relay::compile::{Abilities, Compiled, ReceiverKey, compile};
@@ -17,6 +19,7 @@ use crate::{
     holds::Holds,
     inputs::Inputs,
     load::Loads,
+    loops,
     network::Interfaces,
     rules::{Acquired, Rule, Rules, Status, place},
     slots::Slots,
@@ -29,6 +32,10 @@ pub(crate) struct State {
     pub(crate) inputs: Inputs,
     pub(crate) abilities: Abilities,
     pub(crate) holds: Holds,
+    /// Destinations that rules can lead to again, and how own copies to them look.
+    pub(crate) guards: HashMap<SocketAddr, Own>,
+    /// The network has changed since they were brought in line.
+    pub(crate) guards_stale: bool,
     pub(crate) rule_slots: Slots,
     pub(crate) output_slots: Slots,
     /// What the configuration says beside rules.
@@ -45,6 +52,8 @@ impl State {
             workers,
             abilities,
             holds: Holds::default(),
+            guards: HashMap::new(),
+            guards_stale: false,
             rule_slots: Slots::new(RULE_SLOTS),
             output_slots: Slots::new(OUTPUT_SLOTS),
             settings: Settings::default(),
@@ -54,7 +63,20 @@ impl State {
     }
 
     /// Adds a rule, unless an identical one is there. Returns its id and whether it is new.
-    pub(crate) fn add(&mut self, mut spec: RuleSpec, network: &Snapshot) -> Result<(RuleId, bool), Fault> {
+    pub(crate) fn add(&mut self, spec: RuleSpec, network: &Snapshot) -> Result<(RuleId, bool), Fault> {
+        let with_input = |input| self.rules.with_input(input).map(|rule| &rule.spec).collect();
+        if let Some(way) = loops::certain(&spec, with_input) {
+            return Err(loops::refused(&way));
+        }
+        self.add_checked(spec, network)
+    }
+
+    /// As [`State::add`], where it is known that the rule does not feed itself by others.
+    pub(crate) fn add_checked(
+        &mut self,
+        mut spec: RuleSpec,
+        network: &Snapshot,
+    ) -> Result<(RuleId, bool), Fault> {
         spec.check().map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()).at(error.field()))?;
         if let Some(known) = self.known(&spec)? {
             return Ok((known, false));
@@ -115,7 +137,11 @@ impl State {
                 None => Ok(None),
             },
             // A client that tries again after a lost answer must not get every datagram twice.
-            None => Ok(self.rules.of_input(spec).find(|rule| rule.spec.is_like(spec)).map(|rule| rule.id)),
+            None => Ok(self
+                .rules
+                .with_input(spec.input.socket_addr())
+                .find(|rule| rule.spec.is_like(spec))
+                .map(|rule| rule.id)),
         }
     }
 
@@ -189,6 +215,15 @@ impl State {
     pub(crate) fn network_changed(&mut self, changes: &[Change], network: &Snapshot) {
         let mut concerned = Vec::new();
         for change in changes {
+            // What the copies of this host look like is made of these.
+            self.guards_stale |= matches!(
+                change,
+                Change::LinkAdded(_)
+                    | Change::LinkRemoved(_)
+                    | Change::LinkChanged { .. }
+                    | Change::AddressAdded(_)
+                    | Change::AddressRemoved(_)
+            );
             match change {
                 Change::LinkAdded(link) | Change::LinkRemoved(link) => {
                     concerned.extend(self.rules.using(&link.name))
@@ -314,7 +349,7 @@ fn acquire(
         Ok(socket) => socket,
         Err(reason) => return fail(rule, worker, status, reason),
     };
-    let mut sockets = std::collections::HashMap::new();
+    let mut sockets = HashMap::new();
     for (output, (state, reason)) in compiled.outputs.iter().zip(&mut status.outputs) {
         let Some(key) = output.sender else { continue };
         match worker.sockets.acquire_sender(key) {

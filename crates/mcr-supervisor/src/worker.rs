@@ -4,7 +4,8 @@
 //! that does not answer is bounded by the rules there are, and a burst of changes costs few plans.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     time::Instant,
 };
 
@@ -12,7 +13,7 @@ use mcr_metrics::Segment;
 use mcr_proto::{
     codec,
     message::{IoChoice, ToWorker, WorkerState, tag},
-    plan::{Generation, OutputSlot, PlanOp, Route, RuleSlot, WorkerIndex},
+    plan::{Generation, OutputSlot, Own, PlanOp, Route, RuleSlot, WorkerIndex},
 };
 
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
 
 /// How much of a plan one message carries; a route of 1,024 outputs fits.
 const PLAN_BYTES_MAX: usize = 96 * 1024;
+
+/// Messages that wait for a worker to read them when nothing more is sent; what changes meanwhile is gathered.
+const WAITING_MAX: usize = 1024;
 
 /// The counters' places of a removed rule.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub(crate) struct Worker {
     /// Since when nobody relays its rules; none while it runs.
     pub(crate) gone_since: Option<Instant>,
     pub(crate) io: Option<IoChoice>,
+    /// Guards it has not been told yet.
+    guards: BTreeMap<SocketAddr, Own>,
     routes: HashMap<RuleSlot, Route>,
     dirty: BTreeSet<RuleSlot>,
     pub(crate) desired: Generation,
@@ -72,6 +78,7 @@ impl Worker {
             since: Instant::now(),
             gone_since: None,
             io: None,
+            guards: BTreeMap::new(),
             routes: HashMap::new(),
             dirty: BTreeSet::new(),
             desired: Generation(0),
@@ -100,6 +107,11 @@ impl Worker {
     /// Whether it has a rule's route as it is wanted.
     pub(crate) fn has_applied(&self, generation: Generation) -> bool {
         self.is_running() && self.applied >= generation
+    }
+
+    /// Wants own copies to a destination recognised, or nothing more.
+    pub(crate) fn guard(&mut self, destination: SocketAddr, own: Own) {
+        self.guards.insert(destination, own);
     }
 
     /// Wants a rule relayed so, or not at all. Returns the generation that has it.
@@ -153,7 +165,15 @@ impl Worker {
         let Some(running) = self.running.as_ref().filter(|_| self.is_running()) else {
             return Ok(());
         };
-        if self.sent > self.applied || self.sent == self.desired {
+        if self.sent > self.applied || running.waiting() > WAITING_MAX {
+            return Ok(());
+        }
+        // Before the routes that they guard.
+        let guards: Vec<_> = std::mem::take(&mut self.guards).into_iter().collect();
+        for part in codec::chunks(guards, PLAN_BYTES_MAX) {
+            running.send(&ToWorker::Guards(part), Vec::new()).map_err(|error| error.to_string())?;
+        }
+        if self.sent == self.desired {
             return Ok(());
         }
         for untold in self.sockets.untold().map_err(|error| format!("cannot duplicate a socket: {error}"))? {

@@ -2,12 +2,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use mcr_proto::counters::InputDrop;
 use mcr_relay::engine::{Arrival, Engine, RunsFull};
 use mcr_uring_io::{Io, Received};
 
 use crate::{
-    arrival::{self, Origin},
+    arrival::{self, Origin, Rejected},
     counts::Counts,
+    guards::Guards,
 };
 
 const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -65,9 +67,9 @@ impl Batch {
     }
 
     /// Takes frames to their routes, until all are taken or the engine's runs are full and must be sent first.
-    pub(crate) fn relay(&mut self, io: &Io, engine: &mut Engine, counts: &mut Counts<'_>) {
+    pub(crate) fn relay(&mut self, io: &Io, guards: &Guards, engine: &mut Engine, counts: &mut Counts<'_>) {
         while let Some(frame) = self.frames.get_mut(self.next) {
-            let arrival = self.held.take().or_else(|| read(io, frame, self.next, counts));
+            let arrival = self.held.take().or_else(|| read(io, guards, frame, self.next, counts));
             if let Some(arrival) = arrival {
                 frame.source = arrival.source;
                 if engine.relay(&arrival, counts) == Err(RunsFull) {
@@ -82,11 +84,17 @@ impl Batch {
 
 /// Reads a frame and counts it.
 #[inline]
-fn read(io: &Io, frame: &Frame, index: usize, counts: &Counts<'_>) -> Option<Arrival> {
+fn read(io: &Io, guards: &Guards, frame: &Frame, index: usize, counts: &Counts<'_>) -> Option<Arrival> {
     let input = frame.origin.input;
-    match arrival::decode(&io.datagram(&frame.received), &frame.origin, index as u32) {
+    let datagram = io.datagram(&frame.received);
+    match arrival::decode(&datagram, &frame.origin, index as u32) {
         Ok(arrival) => {
             counts.received(input, arrival.datagrams(), arrival.bytes);
+            if guards.catch(datagram.payload, frame.origin.kind, &arrival) {
+                let (datagrams, bytes) = (arrival.datagrams(), arrival.bytes);
+                counts.rejected(input, Rejected { reason: InputDrop::Loop, datagrams, bytes });
+                return None;
+            }
             Some(arrival)
         }
         Err(rejected) => {

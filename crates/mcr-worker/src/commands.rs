@@ -12,6 +12,7 @@ use mcr_uring_io::Io;
 use crate::{
     WorkerError,
     arrival::Origin,
+    guards::Guards,
     link::{Heard, Link, chain},
     sends::Sends,
     sockets::{Sockets, is_input_slot},
@@ -28,6 +29,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) engine: &'a mut Engine,
     pub(crate) sockets: &'a mut Sockets,
     pub(crate) sends: &'a mut Sends,
+    pub(crate) guards: &'a mut Guards,
 }
 
 /// What the worker is to do after the commands.
@@ -63,6 +65,9 @@ pub(crate) fn carry_out(
             }
             Heard::Message(ToWorker::Stop, _) => return Ok(Then::Drain),
             Heard::Message(ToWorker::LogLevel(level), _) => link.set_level(level),
+            Heard::Message(ToWorker::Guards(own), _) => {
+                own.into_iter().for_each(|(destination, own)| subject.guards.set(destination, own));
+            }
             Heard::Message(message, fds) => {
                 if let Some(answer) = carry_out_one(message, fds, plans, subject) {
                     link.answer(&answer)?;
@@ -103,7 +108,7 @@ fn carry_out_one(
         ToWorker::Plan { generation, ops, last } => return plans.take(generation, ops, last, subject),
         ToWorker::Start { .. } => ("start".to_owned(), Err("the worker has started".into())),
         // Not reached: the caller looks for them first.
-        ToWorker::Stop | ToWorker::LogLevel(_) => return None,
+        ToWorker::Stop | ToWorker::LogLevel(_) | ToWorker::Guards(_) => return None,
     };
     let problem = outcome.err().map(|why: String| format!("cannot {what}: {why}"));
     problem.map(|problem| FromWorker::Refused { problem })

@@ -18,6 +18,7 @@ use crate::{
     batch::{Batch, Frame},
     commands::{self, Plans, Subject, Then},
     counts::Counts,
+    guards::Guards,
     link::Link,
     sends::{Context, Sends},
     sockets::Sockets,
@@ -55,6 +56,7 @@ pub(crate) struct Worker {
     /// The channel as the I/O knows it.
     watch: SocketKey,
     sockets: Sockets,
+    guards: Guards,
     plans: Plans,
     /// Being sent.
     batch: Batch,
@@ -77,6 +79,7 @@ impl Worker {
             link,
             watch,
             sockets: Sockets::default(),
+            guards: Guards::default(),
             plans: Plans::default(),
             batch: Batch::new(FRAMES_MAX),
             incoming: Vec::with_capacity(FRAMES_MAX),
@@ -170,7 +173,7 @@ impl Worker {
                 self.realtime_ns = self::now_ns(ClockId::CLOCK_REALTIME);
             }
             let mut counts = Counts { segment: &self.segment, realtime_ns: self.realtime_ns };
-            self.batch.relay(&self.io, &mut self.engine, &mut counts);
+            self.batch.relay(&self.io, &self.guards, &mut self.engine, &mut counts);
         }
     }
 
@@ -187,8 +190,8 @@ impl Worker {
     }
 
     fn listen(&mut self, now_ns: u64) -> Result<Then, WorkerError> {
-        let Self { io, engine, sockets, sends, link, plans, .. } = self;
-        let then = commands::carry_out(link, plans, &mut Subject { io, engine, sockets, sends })?;
+        let Self { io, engine, sockets, sends, guards, link, plans, .. } = self;
+        let then = commands::carry_out(link, plans, &mut Subject { io, engine, sockets, sends, guards })?;
         if then == Then::Drain {
             self.drain_until_ns = Some(now_ns + DRAIN_NS);
             // Whatever else the supervisor says, or that it is gone, changes nothing now.

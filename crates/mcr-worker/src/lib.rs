@@ -17,6 +17,7 @@ mod batch;
 mod commands;
 mod counts;
 mod event_loop;
+mod guards;
 mod link;
 mod raw;
 mod sends;

@@ -39,11 +39,21 @@ pub(crate) enum Case {
     /// 1000 streams of 1400-byte payloads in turn, one output
     #[value(name = "1000-streams")]
     Streams1000,
+    /// One stream of 1400-byte payloads, one output, and 999 rules whose streams are silent
+    #[value(name = "1000-rules")]
+    Rules1000,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::One, Self::Small, Self::FanOut, Self::Superframes, Self::Streams50, Self::Streams1000];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::One,
+        Self::Small,
+        Self::FanOut,
+        Self::Superframes,
+        Self::Streams50,
+        Self::Streams1000,
+        Self::Rules1000,
+    ];
 
     /// The name on the command line and in results.
     pub(crate) fn name(self) -> &'static str {
@@ -54,6 +64,7 @@ impl Case {
             Self::Superframes => "gso-1400",
             Self::Streams50 => "50-streams",
             Self::Streams1000 => "1000-streams",
+            Self::Rules1000 => "1000-rules",
         }
     }
 
@@ -66,6 +77,7 @@ impl Case {
             Self::Superframes => "1 stream, 1400 B, superframes in, 1 output",
             Self::Streams50 => "50 streams, 1400 B, 1 output",
             Self::Streams1000 => "1000 streams, 1400 B, 1 output",
+            Self::Rules1000 => "1 stream of 1000 rules, 1400 B, 1 output",
         }
     }
 
@@ -79,6 +91,11 @@ impl Case {
             Self::Streams1000 => STREAMS_MAX,
             _ => 1,
         }
+    }
+
+    /// Streams that the relay is set up for, those that are silent included.
+    pub(crate) fn rules(self) -> u16 {
+        if self == Self::Rules1000 { STREAMS_MAX } else { self.streams() }
     }
 
     pub(crate) fn payload_bytes(self) -> usize {

@@ -38,7 +38,7 @@ pub(super) fn start(lab: &Lab, case: Case) -> anyhow::Result<OwnedFd> {
         let index = relay.link_index(&ifname)?;
         set(MRT_ADD_VIF, &interface(entry, index)).with_context(|| format!("cannot route by {ifname}"))?;
     }
-    for stream in 0..case.streams() {
+    for stream in 0..case.rules() {
         let group = case::group(case::INPUT_BYTE, stream);
         set(MRT_ADD_MFC, &route(group, case.outputs())).with_context(|| format!("cannot route {group}"))?;
     }

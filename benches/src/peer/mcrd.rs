@@ -35,7 +35,7 @@ pub(super) fn start(
         .arg(&socket);
     let mut process = Process::start_in(directory, command)?;
     let mut client = connect(&mut process)?;
-    for stream in 0..case.streams() {
+    for stream in 0..case.rules() {
         add(&mut client, case, stream, datapath)?;
     }
     // A worker pins itself to a core of those it was started with; this makes sure of all threads there are.

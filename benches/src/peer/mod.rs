@@ -121,12 +121,12 @@ fn start_baseline(lab: &Lab, case: Case) -> anyhow::Result<Process> {
     let program = env::current_exe().context("this program has no path")?;
     let mut command = lab.line.relay.command(program);
     let outputs: Vec<_> = (0..case.outputs()).map(output_name).collect();
-    command.args(["baseline", "--inputs", &case.streams().to_string(), "--outputs", &outputs.join(",")]);
+    command.args(["baseline", "--inputs", &case.rules().to_string(), "--outputs", &outputs.join(",")]);
     Process::start(command)
 }
 
 fn start_socat(lab: &Lab, case: Case) -> anyhow::Result<Process> {
-    if (case.streams(), case.outputs()) != (1, 1) {
+    if (case.rules(), case.outputs()) != (1, 1) {
         bail!("relays one stream to one place");
     }
     let from = case::group(case::INPUT_BYTE, 0);

@@ -26,8 +26,9 @@ use mcr_socket::{
 
 /// Room for a burst of some 10,000 full-size datagrams at one input; taken only while they wait.
 const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
-/// The ring of a packet socket: some 10,000 frames of 1,500 bytes, whose memory is taken from the start.
-const RING_BYTES: u32 = 16 << 20;
+/// The ring of a packet socket: some 5,000 frames of 1,500 bytes. Its memory is taken from the start, and resident in the worker
+/// that maps it.
+const RING_BYTES: u32 = 8 << 20;
 /// Room for what devices have not taken yet.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
 

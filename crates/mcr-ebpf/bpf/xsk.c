@@ -318,6 +318,35 @@ static noinline enum verdict auto_mode(const struct selection *want, const struc
 	return load16(ports + 2) == want->port ? OURS : PASS_PORT;
 }
 
+/* A request of our level and one that is answered; other levels and operations are other programs' business. */
+static noinline enum verdict oam(const struct selection *want, struct headers *headers)
+{
+	__u8 pdu[4];
+	__u32 request;
+
+	if (bpf_xdp_load_bytes(headers->context, headers->network, pdu, sizeof(pdu)))
+		return PASS_SHORT;
+	if (pdu[0] >> 5 != want->oam_level)
+		return PASS_LEVEL;
+	switch (pdu[1]) {
+	case 3:
+		request = OAM_LBM;
+		break;
+	case 47:
+		request = OAM_DMM;
+		break;
+	case 55:
+		request = OAM_SLM;
+		break;
+	case 43:
+		request = OAM_LMM;
+		break;
+	default:
+		return PASS_REQUEST;
+	}
+	return want->oam_requests & request ? OURS : PASS_REQUEST;
+}
+
 static noinline enum verdict decide(const struct selection *want, struct headers *headers)
 {
 	const __u8 *frame = (void *)(long)headers->context->data;
@@ -351,7 +380,7 @@ static noinline enum verdict decide(const struct selection *want, struct headers
 	if (headers->bytes > want->mtu + headers->network)
 		return PASS_OVERSIZE;
 	if (headers->ether_type == ETH_OAM && want->flags & SELECT_OAM)
-		return to_oam_group || to_us ? OURS : PASS_DST_MAC;
+		return to_oam_group || to_us ? oam(want, headers) : PASS_DST_MAC;
 	if (to_oam_group)
 		return PASS_ETHER_TYPE;
 

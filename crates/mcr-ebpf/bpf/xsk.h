@@ -24,6 +24,8 @@ enum verdict {
 	PASS_SIGNATURE,
 	PASS_FAMILY_OFF,
 	PASS_NOT_ALLOWED,
+	PASS_LEVEL,
+	PASS_REQUEST,
 	VERDICTS,
 };
 
@@ -57,6 +59,14 @@ enum {
 	SIGNATURE_Y1564 = 1 << 4,
 };
 
+/* Bits of `oam_requests`. */
+enum {
+	OAM_LBM = 1 << 0,
+	OAM_DMM = 1 << 1,
+	OAM_SLM = 1 << 2,
+	OAM_LMM = 1 << 3,
+};
+
 /* What is wanted. Parts of addresses as they are loaded from a frame, ports in host order. */
 struct selection {
 	__u32 flags;
@@ -69,7 +79,7 @@ struct selection {
 	__u16 oam_level;
 	__u16 port;
 	__u16 services[SERVICES_MAX];
-	__u16 padding;
+	__u16 oam_requests;
 };
 
 /* What is put in front of a frame, if the times are wanted. */

@@ -34,7 +34,7 @@ fn selection() -> Selection {
         signatures: Signatures::ALL,
         auto: None,
         services: Vec::new(),
-        oam_level: None,
+        oam: None,
         tpid_9100: false,
         first_fragments: false,
         extension_headers: false,

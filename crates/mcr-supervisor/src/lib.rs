@@ -23,6 +23,7 @@ mod logs;
 mod loops;
 mod network;
 mod options;
+
 mod requests;
 mod rights;
 mod rules;
@@ -32,6 +33,7 @@ mod slots;
 mod sockets;
 mod state;
 mod worker;
+pub mod xdp;
 
 pub use child::Role;
 pub use listen::ListenError;

@@ -1,5 +1,6 @@
 //! The system calls, each behind a safe function.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -123,6 +124,50 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// `struct ethtool_channels` of linux/ethtool.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Channels {
+    cmd: u32,
+    max_rx: u32,
+    max_tx: u32,
+    max_other: u32,
+    max_combined: u32,
+    pub(crate) rx_count: u32,
+    tx_count: u32,
+    other_count: u32,
+    pub(crate) combined_count: u32,
+}
+
+/// ETHTOOL_GCHANNELS of linux/ethtool.h.
+const GET_CHANNELS: u32 = 0x3c;
+/// SIOCETHTOOL of linux/sockios.h.
+const SIOCETHTOOL: u32 = 0x8946;
+
+/// What channels an interface has.
+pub(crate) fn channels(interface: &CStr) -> io::Result<Channels> {
+    // SAFETY: socket takes numbers and touches no memory.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: the kernel just made this descriptor for us, and nobody else knows of it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut channels = Channels { cmd: GET_CHANNELS, ..Channels::default() };
+    // SAFETY: an ifreq is integers, an array of them, or a pointer, all of which may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let name = interface.to_bytes_with_nul();
+    if name.len() > request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+    // SAFETY: the kernel reads an ifreq with a name that ends, and writes a `struct ethtool_channels` to what it points to; both outlive the
+    // call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &mut request) })?;
+    Ok(channels)
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

@@ -25,7 +25,7 @@ use aya::{
     programs::{Xdp, XdpMode, links::FdLink},
 };
 
-pub use selection::{SERVICES_MAX, Selection, Signatures};
+pub use selection::{Oam, SERVICES_MAX, Selection, Signatures};
 #[doc(hidden)]
 pub use trial::Trial;
 pub use verdict::{Counts, Verdict};

@@ -23,6 +23,22 @@ pub struct Signatures {
     pub y1564: bool,
 }
 
+/// OAM requests that are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools)] // They are a set.
+pub struct Oam {
+    /// Of this level.
+    pub level: u8,
+    /// Loopback.
+    pub lbm: bool,
+    /// Delay measurement.
+    pub dmm: bool,
+    /// Synthetic loss measurement.
+    pub slm: bool,
+    /// Loss measurement.
+    pub lmm: bool,
+}
+
 /// Which frames are wanted: what the reflector's parser would accept with the same options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // They are options that do not exclude each other.
@@ -46,8 +62,8 @@ pub struct Selection {
     pub auto: Option<bool>,
     /// UDP destination ports of services, whoever asks; at most [`SERVICES_MAX`].
     pub services: Vec<u16>,
-    /// OAM frames (Y.1731), also to the group of this level.
-    pub oam_level: Option<u8>,
+    /// OAM requests (Y.1731), also to the group of their level.
+    pub oam: Option<Oam>,
     /// 0x9100 counts as a VLAN tag's protocol id, too.
     pub tpid_9100: bool,
     /// First fragments count as whole datagrams.
@@ -73,7 +89,7 @@ pub(super) struct RawSelection {
     oam_level: u16,
     port: u16,
     services: [u16; SERVICES_MAX],
-    padding: u16,
+    oam_requests: u16,
 }
 
 // SAFETY: integers without padding between them (the fields sum up to its size, see below), so every byte of it is initialised and
@@ -90,6 +106,7 @@ impl Selection {
         services[..self.services.len()].copy_from_slice(&self.services);
         let [a, b, c, d, e, f] = self.mac;
         let oui = self.oui.unwrap_or_default();
+        let oam = self.oam.unwrap_or_default();
         Ok(RawSelection {
             flags: self.flags(),
             signatures: self.signatures.bits(),
@@ -98,10 +115,11 @@ impl Selection {
             mac_last: u16::from_ne_bytes([e, f]),
             oui_first: u16::from_ne_bytes([oui[0], oui[1]]),
             oui_last: oui[2].into(),
-            oam_level: self.oam_level.unwrap_or_default().into(),
+            oam_level: oam.level.into(),
             port: self.port,
             services,
-            padding: 0,
+            // Four bits.
+            oam_requests: bits(&[oam.lbm, oam.dmm, oam.slm, oam.lmm]) as u16,
         })
     }
 
@@ -114,8 +132,8 @@ impl Selection {
             self.tpid_9100,
             self.first_fragments,
             self.extension_headers,
-            self.oam_level.is_some(),
-            self.oam_level.is_some() || !self.services.is_empty(),
+            self.oam.is_some(),
+            self.oam.is_some() || !self.services.is_empty(),
             self.auto.is_some(),
             self.auto == Some(true),
             self.times,

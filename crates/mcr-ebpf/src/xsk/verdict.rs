@@ -62,6 +62,10 @@ verdicts! {
     FamilyOff = "family_off",
     /// Nothing says that it is a tester's.
     NotAllowed = "not_allowed",
+    /// An OAM frame of another level.
+    Level = "level",
+    /// An OAM operation that is not answered.
+    Request = "request",
 }
 
 /// Frames by what became of them.

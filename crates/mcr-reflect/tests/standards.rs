@@ -1,6 +1,6 @@
 //! STAMP's authentication and extensions, sessions, OAM and the guards, beyond what the vectors have.
 
-use hmac::{Hmac, Mac as _};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use mcr_reflect::{
     Config, Echo, Kind, Limit, Limits, Meta, Now, Oam, Outcome, Reason, Reflector, Sequence, Stamp, WallTime,
 };

@@ -8,7 +8,7 @@ mod tlv;
 
 use std::net::IpAddr;
 
-use hmac::{Hmac, Mac as _};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::{

@@ -7,6 +7,7 @@
 //! - [`wire`]: whole frames in and out, built and read by a parser that is not ours.
 //! - [`http`], [`prometheus`]: requests as a scraper sends them, and what its metrics must look like.
 //! - `browser` (a feature): a real one without a window.
+//! - [`reflector`]: one `mcrd reflect` and a tester that compares every frame.
 //! - [`held`]: the sockets and memberships of a namespace.
 //! - [`law`]: every datagram in exactly one counter.
 //! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
@@ -26,6 +27,7 @@ pub mod law;
 pub mod processes;
 pub mod programs;
 pub mod prometheus;
+pub mod reflector;
 pub mod sink;
 pub mod source;
 pub mod streams;

@@ -1,9 +1,14 @@
 //! The command line.
 
+#[path = "reflect/args.rs"]
+mod reflect;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use mcr_proto::message::LogLevel;
+
+pub(crate) use self::reflect::ReflectArgs;
 
 /// Relays UDP datagrams, multicast above all, to where the network does not carry them.
 #[derive(Parser)]
@@ -19,6 +24,7 @@ Examples:
   mcrd run                                   run the daemon; `mcrctl add` gives it rules
   mcrd run --config /etc/mcr/mcr.toml        run it with rules from a file
   mcrd check /etc/mcr/mcr.toml               say what is wrong with a file
+  mcrd reflect eth2                          send test packets back
 
 Exit codes: 0 done, 1 failed, 2 usage or config error, 3 not permitted.";
 
@@ -30,12 +36,17 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Show the relay at work: real processes and datagrams in namespaces of its own
     Demo(DemoArgs),
+    /// Send test packets back to where they came from
+    Reflect(Box<ReflectArgs>),
     /// A data-plane process (started by `mcrd run`)
     #[command(hide = true)]
     RoleWorker,
     /// The control-plane process (started by `mcrd run`)
     #[command(hide = true)]
     RoleControl,
+    /// A reflecting process (started by `mcrd run` and `mcrd reflect`)
+    #[command(hide = true)]
+    RoleReflector,
 }
 
 #[derive(ClapArgs)]

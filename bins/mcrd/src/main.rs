@@ -6,6 +6,7 @@ mod check;
 mod exit;
 mod http;
 mod log;
+mod reflect;
 mod role;
 mod run;
 mod user;
@@ -26,8 +27,10 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => demo(&args),
+        Command::Reflect(args) => reflect::reflect(&args),
         Command::RoleWorker => role::worker(),
         Command::RoleControl => role::control(),
+        Command::RoleReflector => role::reflector(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,6 +25,13 @@ pub(crate) fn control() -> Result<(), Failure> {
     })
 }
 
+pub(crate) fn reflector() -> Result<(), Failure> {
+    mcr_reflector::run(channel()?, mcr_reflector::Confinement::Process).map_err(|error| match error {
+        mcr_reflector::ReflectorError::Confine(_) => Failure::silent(1),
+        _ => Failure::failed(format!("reflector: {}", chain(&error))),
+    })
+}
+
 /// The one descriptor that was inherited, under a number of its own; standard input is nothing from then on.
 fn channel() -> Result<OwnedFd, Failure> {
     let stdin = io::stdin();

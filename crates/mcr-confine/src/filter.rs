@@ -54,6 +54,10 @@ const EPOLL: [c_long; 2] = [libc::SYS_epoll_ctl, libc::SYS_epoll_pwait];
 
 const SYSCALLS: [c_long; 3] = [libc::SYS_ppoll, libc::SYS_recvmmsg, libc::SYS_sendmmsg];
 
+/// AF_PACKET's batches; `sendto` is also how a delayed frame goes and how AF_XDP's kernel side is woken, as is `recvfrom`.
+const FRAMES: [c_long; 5] =
+    [libc::SYS_ppoll, libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_sendto, libc::SYS_recvfrom];
+
 const CLIENTS: [c_long; 9] = [
     libc::SYS_accept4,
     libc::SYS_read,
@@ -124,6 +128,7 @@ fn rules(role: Role, pid: u32) -> Result<Rules, BackendError> {
             allow(&mut rules, &EPOLL_OLD);
             allow(&mut rules, &SYSCALLS);
         }
+        Role::Reflector => allow(&mut rules, &FRAMES),
         Role::Control => {
             allow(&mut rules, &EPOLL);
             allow(&mut rules, &EPOLL_OLD);
@@ -144,7 +149,7 @@ fn only(argument: u8, is: Is, value: u64) -> Result<Vec<SeccompRule>, BackendErr
 mod tests {
     use super::*;
 
-    const ROLES: [Role; 3] = [Role::UringWorker, Role::SyscallWorker, Role::Control];
+    const ROLES: [Role; 4] = [Role::UringWorker, Role::SyscallWorker, Role::Reflector, Role::Control];
 
     #[test]
     fn every_role_has_a_filter_that_the_kernel_takes() {

@@ -33,6 +33,8 @@ pub enum Role {
     UringWorker,
     /// Data plane on epoll, `recvmmsg` and `sendmmsg`.
     SyscallWorker,
+    /// A reflector of test packets: batches of frames on sockets that it was given, and waiting for them.
+    Reflector,
     /// Control plane: an event loop on epoll, and stream clients.
     Control,
 }

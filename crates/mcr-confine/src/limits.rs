@@ -15,12 +15,15 @@ use crate::{
 
 /// Sockets of a worker (1,024 at most), its channel, ring and memory, and those that are on their way.
 const WORKER_FILES: rlim_t = 1_024 + 64;
+/// A socket or two, channel, memory, and what may be on its way.
+const REFLECTOR_FILES: rlim_t = 64;
 /// Clients (256 at most, and 128 over HTTP), a segment of counters for each worker (128 at most), channel, listener and event loop.
 const CONTROL_FILES: rlim_t = 256 + 128 + 128 + 64;
 
 pub(crate) fn apply(role: Role) -> Result<(), ConfineError> {
     let files = match role {
         Role::UringWorker | Role::SyscallWorker => WORKER_FILES,
+        Role::Reflector => REFLECTOR_FILES,
         Role::Control => CONTROL_FILES,
     };
     limit(Resource::RLIMIT_NOFILE, files, "open files")?;

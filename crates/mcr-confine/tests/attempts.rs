@@ -19,8 +19,12 @@ const ATTEMPT: &str = "MCR_CONFINE_ATTEMPT";
 const ROLE: &str = "MCR_CONFINE_ROLE";
 const NOBODY: u32 = 65534;
 
-const ROLES: [(&str, Role); 3] =
-    [("uring", Role::UringWorker), ("syscalls", Role::SyscallWorker), ("control", Role::Control)];
+const ROLES: [(&str, Role); 4] = [
+    ("uring", Role::UringWorker),
+    ("syscalls", Role::SyscallWorker),
+    ("reflector", Role::Reflector),
+    ("control", Role::Control),
+];
 
 /// The child could do it.
 const DONE: u8 = 0;

@@ -11,6 +11,7 @@
 //! What is not here: who has which slot (the supervisor), rates and names (control).
 
 mod layout;
+mod numbers;
 pub mod prometheus;
 mod segment;
 
@@ -18,6 +19,7 @@ pub use layout::{
     Counter, Header, INPUT_SLOTS, InputCounters, OUTPUT_SLOTS, OutputCounters, RULE_SLOTS, RuleCounters,
     SEGMENT_BYTES, SendErrors,
 };
+pub use numbers::Numbers;
 pub use segment::{Access, AttachError, Segment};
 
 use mcr_proto::plan::{OutputSlot, RuleSlot};

@@ -11,7 +11,7 @@ mod read;
 mod reader;
 mod write;
 
-use std::{fmt, net::SocketAddr};
+use std::net::SocketAddr;
 
 use serde::Deserialize;
 
@@ -20,8 +20,10 @@ pub use error::{ConfigError, ConfigErrorKind};
 pub use read::parse;
 pub use write::to_toml;
 
-use crate::endpoint::{Codepoint, IfName, Rate};
-use crate::rule::{RuleName, RuleSpec};
+pub use crate::reflect::{REFLECT_PORT, Reflect, ReflectMode};
+
+use crate::endpoint::{Codepoint, Rate};
+use crate::rule::RuleSpec;
 
 /// The most workers that can be asked for.
 pub const WORKERS_MAX: u16 = 128;
@@ -29,9 +31,6 @@ pub const WORKERS_MAX: u16 = 128;
 pub const PRIORITY_MAX: u8 = 7;
 /// The most datagrams the queue of a class can hold.
 pub const DEPTH_MAX: u32 = 65_536;
-/// The port a reflector listens on unless told otherwise.
-pub const REFLECT_PORT: u16 = 3842;
-
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,44 +96,6 @@ pub struct Class {
     pub depth: Option<u32>,
 }
 
-/// A reflector: test packets that arrive on an interface are sent back.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reflect {
-    /// A name that no other reflector has.
-    #[serde(default)]
-    pub name: Option<RuleName>,
-    /// The interface to reflect on.
-    pub interface: IfName,
-    /// The UDP port test packets are sent to.
-    #[serde(default = "reflect_port")]
-    pub port: u16,
-    /// What is reflected.
-    #[serde(default)]
-    pub mode: ReflectMode,
-}
-
-/// What a reflector sends back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum ReflectMode {
-    /// Every test packet that arrives on the port.
-    #[default]
-    All,
-}
-
-impl ReflectMode {
-    /// All modes, as written.
-    const NAMES: &'static [&'static str] = &["all"];
-}
-
-impl fmt::Display for ReflectMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(Self::NAMES[*self as usize])
-    }
-}
-
 /// What a configuration says that is legal but unlikely to be meant, or that this version accepts and does not act on;
 /// one line each.
 pub fn warnings(config: &Config) -> Vec<String> {
@@ -147,17 +108,5 @@ pub fn warnings(config: &Config) -> Vec<String> {
     for class in &config.classes {
         warnings.push(format!("class `{}`: accepted, but this version relays all rules alike", class.name));
     }
-    for (index, reflect) in config.reflects.iter().enumerate() {
-        let name = reflect
-            .name
-            .as_ref()
-            .map_or_else(|| format!("reflect[{index}]"), |name| format!("reflect `{name}`"));
-        warnings.push(format!("{name}: accepted, but this version reflects nothing"));
-    }
     warnings
-}
-
-/// `serde` asks for a function.
-fn reflect_port() -> u16 {
-    REFLECT_PORT
 }

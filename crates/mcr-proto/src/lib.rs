@@ -7,5 +7,6 @@ pub mod counters;
 pub mod endpoint;
 pub mod message;
 pub mod plan;
+pub mod reflect;
 pub mod rpc;
 pub mod rule;

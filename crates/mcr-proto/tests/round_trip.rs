@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use mcr_proto::config::{self, Class, Config, HttpConfig, Reflect};
 use mcr_proto::endpoint::{Codepoint, Dscp, Endpoint, IfName, Input, Output, OutputSource, Rate, Ttl};
+use mcr_proto::reflect::{Hex, ReflectMode};
 use mcr_proto::rule::{DatapathChoice, RuleId, RuleName, RuleSpec};
 use proptest::collection::vec;
 use proptest::option;
@@ -160,13 +161,22 @@ fn class() -> impl Strategy<Value = Class> {
 }
 
 fn reflect() -> impl Strategy<Value = Reflect> {
-    let port = prop_oneof![Just(config::REFLECT_PORT), 1..=u16::MAX];
-    (option::of(name()), interface(), port).prop_map(|(name, interface, port)| Reflect {
-        name,
-        interface,
-        port,
-        mode: Default::default(),
-    })
+    let port = prop_oneof![Just(config::REFLECT_PORT), any::<u16>()];
+    let mode =
+        prop::sample::select(vec![ReflectMode::Mac, ReflectMode::MacIp, ReflectMode::All, ReflectMode::Auto]);
+    let key = vec(any::<u8>(), 0..40);
+    let vlans = vec(0u16..4096, 0..3);
+    (option::of(name()), interface(), port, mode, key, vlans, any::<bool>()).prop_map(
+        |(name, interface, port, mode, key, allow_vlan, oui_filter)| Reflect {
+            name,
+            port,
+            mode,
+            allow_vlan,
+            oui_filter,
+            stamp_key: Hex(key),
+            ..Reflect::new(interface)
+        },
+    )
 }
 
 fn http() -> impl Strategy<Value = HttpConfig> {

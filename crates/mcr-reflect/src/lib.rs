@@ -7,6 +7,8 @@ mod counters;
 pub mod filter;
 mod guard;
 mod headers;
+mod latency;
+mod layout;
 mod outcome;
 mod process;
 mod reflector;
@@ -22,6 +24,8 @@ pub use crate::{
     },
     counters::{Count, Counters},
     headers::Mac,
+    latency::Latency,
+    layout::Layout,
     outcome::{Kind, Outcome, Reason},
     process::{BackEnd, FromReflector, ToReflector},
     reflector::{Meta, Reflector, Traffic},

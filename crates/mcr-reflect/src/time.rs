@@ -42,6 +42,13 @@ impl WallTime {
         (self.seconds as u32, ((self.fraction as u64 * NS_PER_S) >> 32) as u32)
     }
 
+    /// Nanoseconds since an earlier time; 0 if it is none.
+    #[must_use]
+    pub fn ns_since(self, earlier: Self) -> u64 {
+        let ns = |time: Self| time.seconds * NS_PER_S + ((time.fraction as u64 * NS_PER_S) >> 32);
+        ns(self).saturating_sub(ns(earlier))
+    }
+
     /// The eight bytes of a Y.1731 time stamp: seconds, nanoseconds.
     pub(crate) fn ptp_bytes(self) -> [u8; 8] {
         let (seconds, nanoseconds) = self.unix();

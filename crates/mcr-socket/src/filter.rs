@@ -118,6 +118,17 @@ impl Filter {
         Self { programs: vec![(Precision::AnyUdp, program)] }
     }
 
+    /// A filter of somebody else's making: classic BPF as `struct sock_filter` has it, code, jt, jf, k. The kernel checks it
+    /// when it is attached. Its precision is said to be exact, for want of another program to fall back to.
+    ///
+    /// Panics if there is no instruction.
+    pub fn from_instructions(instructions: impl IntoIterator<Item = (u16, u8, u8, u32)>) -> Self {
+        let program: Vec<_> =
+            instructions.into_iter().map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+        assert!(!program.is_empty(), "a filter has at least one instruction");
+        Self { programs: vec![(Precision::Exact, program)] }
+    }
+
     /// What the program knows that [`attach`] tries first.
     pub fn precision(&self) -> Precision {
         self.programs[0].0

@@ -4,8 +4,10 @@
 //! ring. Invariant: nothing reaches a socket before its filter is in place, because it is made with protocol 0 and bound
 //! last (packet(7)).
 
+mod batch;
 mod decode;
 
+pub use batch::{FrameBatch, FrameInfo, SendReport};
 pub use decode::{AuxData, GsoType, LinkAddress, PacketType, VNET_HEADER_BYTES, VnetHeader};
 
 use crate::filter::{Filter, attach};
@@ -130,6 +132,38 @@ pub fn mtu(ifname: &str) -> std::io::Result<u32> {
 /// Those of `poll(2)`.
 pub fn is_idle(fd: impl AsFd) -> std::io::Result<bool> {
     sys::is_readable(fd.as_fd()).map(|readable| !readable)
+}
+
+/// What a socket that answers frames with frames shall be.
+#[derive(Clone, Copy, Debug)]
+pub struct PortOptions<'a> {
+    /// The one interface it listens and sends on.
+    pub ifindex: u32,
+    /// Receive buffer; beyond `net.core.rmem_max` only with CAP_NET_ADMIN. 0 leaves the default.
+    pub receive_buffer_bytes: usize,
+    /// Send buffer; beyond `net.core.wmem_max` only with CAP_NET_ADMIN. 0 leaves the default.
+    pub send_buffer_bytes: usize,
+    /// Have the kernel say when each frame arrived.
+    pub timestamps: bool,
+    /// What to let through.
+    pub filter: &'a Filter,
+}
+
+/// Opens a packet socket for [`FrameBatch`]: like [`open`], and what it sends goes past the queueing discipline to the device.
+///
+/// # Errors
+/// [`OpenError`]: without CAP_NET_RAW `NotPermitted`, without the interface `NoInterface`.
+pub fn open_port(options: &PortOptions<'_>) -> Result<OwnedFd, OpenError> {
+    let PortOptions { ifindex, receive_buffer_bytes, send_buffer_bytes, timestamps, filter } = *options;
+    let fd = open(&PacketOptions { ifindex, vnet_hdr: false, receive_buffer_bytes, ring: None, filter })?;
+    send_buffer(fd.as_fd(), send_buffer_bytes)?;
+    sys::set_option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)
+        .map_err(OpenError::call("PACKET_QDISC_BYPASS"))?;
+    if timestamps {
+        sys::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1i32)
+            .map_err(OpenError::call("SO_TIMESTAMPNS"))?;
+    }
+    Ok(fd)
 }
 
 /// What became of the frames that a packet socket's filter let through.

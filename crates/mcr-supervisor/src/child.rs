@@ -27,6 +27,8 @@ pub enum Role {
     Control,
     /// The data plane.
     Worker,
+    /// A reflector of test packets.
+    Reflector,
 }
 
 impl Role {
@@ -35,6 +37,7 @@ impl Role {
         match self {
             Self::Control => "role-control",
             Self::Worker => "role-worker",
+            Self::Reflector => "role-reflector",
         }
     }
 }

@@ -23,7 +23,7 @@ mod logs;
 mod loops;
 mod network;
 mod options;
-
+pub mod reflect;
 mod requests;
 mod rights;
 mod rules;

@@ -4,18 +4,15 @@ use std::collections::HashMap;
 
 use super::error::{ConfigError, ConfigErrorKind};
 use super::reader::{Node, Source, Table};
-use super::{
-    Class, Config, DEPTH_MAX, HttpConfig, PRIORITY_MAX, REFLECT_PORT, Reflect, ReflectMode, WORKERS_MAX,
-    is_host_name,
-};
+use super::{Class, Config, DEPTH_MAX, HttpConfig, PRIORITY_MAX, Reflect, WORKERS_MAX, is_host_name};
 use crate::endpoint::{nearest, quote};
+use crate::reflect::{ReadKey, Value};
 use crate::rule::{RuleName, RuleSpec, check_name};
 
 const CONFIG_KEYS: &[&str] = &["workers", "others_may_read", "http", "rule", "class", "reflect"];
 const HTTP_KEYS: &[&str] = &["listen", "names", "token_file"];
 const RULE_KEYS: &[&str] = &["name", "input", "outputs", "class", "datapath", "enabled"];
 const CLASS_KEYS: &[&str] = &["name", "dscp", "priority", "rate", "depth"];
-const REFLECT_KEYS: &[&str] = &["name", "interface", "port", "mode"];
 
 const INPUT_WANT: &str = "an input, as in \"239.1.1.1:5000@eth0\"";
 const OUTPUT_WANT: &str = "an output, as in \"239.2.2.2:6000@eth1,ttl=16\"";
@@ -229,22 +226,22 @@ fn read_reflects(root: &Table<'_>) -> Result<Vec<Reflect>, ConfigError> {
 }
 
 fn read_reflect(table: &Table<'_>) -> Result<Reflect, ConfigError> {
-    table.expect(REFLECT_KEYS)?;
+    table.expect(Reflect::KEYS)?;
     let interface = table.need("interface", "interface = \"eth0\"")?;
     let interface = interface.parse("an interface, as in \"eth0\"", ConfigErrorKind::Endpoint)?;
-    let port = table.find("port").map(|node| node.integer(1..=u16::MAX, "a number from 1 to 65535"));
-    if let Some(node) = table.find("mode") {
-        let mode = node.text("a mode, as in \"all\"")?;
-        if !ReflectMode::NAMES.contains(&mode) {
-            return Err(node.fail(ConfigErrorKind::Value { text: quote(mode), want: "all" }));
-        }
+    let mut reflect = Reflect::new(interface);
+    reflect.name = read_name(table)?;
+    reflect.read_keys(table)?;
+    Ok(reflect)
+}
+
+impl ReadKey<ConfigError> for Table<'_> {
+    fn read<V: Value>(&self, key: &'static str, want: &'static str) -> Result<Option<V>, ConfigError> {
+        let Some(node) = self.find(key) else { return Ok(None) };
+        let refused = || node.refuse(want);
+        let raw = node.raw().ok_or_else(refused)?;
+        V::from_raw(&raw).map(Some).ok_or_else(refused)
     }
-    Ok(Reflect {
-        name: read_name(table)?,
-        interface,
-        port: port.transpose()?.unwrap_or(REFLECT_PORT),
-        mode: ReflectMode::All,
-    })
 }
 
 #[cfg(test)]

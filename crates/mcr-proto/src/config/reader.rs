@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, ConfigErrorKind};
 use crate::endpoint::{FromTable, quote};
+use crate::reflect::Raw;
 
 /// The file being read.
 pub(super) struct Source<'a> {
@@ -153,6 +154,19 @@ impl<'a> Node<'a> {
             .ok_or_else(|| self.fail(ConfigErrorKind::Value { text: quote(&text), want }))
     }
 
+    /// A string, number, boolean or list of these; none if it is something else.
+    pub(super) fn raw(&self) -> Option<Raw> {
+        raw(self.value.get_ref())
+    }
+
+    /// An error that says what was written, as far as that fits a line, and what is wanted.
+    pub(super) fn refuse(&self, want: &'static str) -> ConfigError {
+        match self.scalar(want) {
+            Ok(text) => self.fail(ConfigErrorKind::Value { text: quote(&text), want }),
+            Err(error) => error,
+        }
+    }
+
     /// A string, integer or boolean as text, integers in decimal.
     pub(super) fn scalar(&self, want: &'static str) -> Result<String, ConfigError> {
         match self.value.get_ref() {
@@ -250,4 +264,17 @@ fn header_name(rest: &str) -> &str {
 
 fn is_bare(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}
+
+/// A value without its places.
+fn raw(value: &DeValue<'_>) -> Option<Raw> {
+    Some(match value {
+        DeValue::String(text) => Raw::Text(text.clone().into_owned()),
+        DeValue::Boolean(value) => Raw::Boolean(*value),
+        DeValue::Integer(number) => Raw::Number(i64::from_str_radix(number.as_str(), number.radix()).ok()?),
+        DeValue::Array(items) => {
+            Raw::List(items.iter().map(|item| raw(item.get_ref())).collect::<Option<_>>()?)
+        }
+        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => return None,
+    })
 }

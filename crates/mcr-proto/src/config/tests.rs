@@ -118,7 +118,7 @@ fn an_error_names_file_line_and_key() {
         (
             "\nworker = 2".to_owned(),
             "mcr.toml:2: key `worker`: there is no such key (did you mean `workers`?); known here are workers, \
-             others_may_read, rule, class, reflect",
+             others_may_read, http, rule, class, reflect",
         ),
         (
             "workers = 0".to_owned(),
@@ -231,7 +231,7 @@ fn an_error_names_file_line_and_key() {
         ),
         (
             "[[reflect]]\ninterface = \"eth0\"\nmode = \"some\"".to_owned(),
-            "mcr.toml:3: key `reflect[0].mode`: `some` is not understood; write all",
+            "mcr.toml:3: key `reflect[0].mode`: `some` is not understood; write mac, mac-ip, all or auto",
         ),
         (
             "[[reflect]]\ninterface = \"eth 0\"".to_owned(),
@@ -240,11 +240,22 @@ fn an_error_names_file_line_and_key() {
         ),
         (
             "[[reflect]]\ninterface = \"eth0\"\nport = 65536".to_owned(),
-            "mcr.toml:3: key `reflect[0].port`: `65536` is not understood; write a number from 1 to 65535",
+            "mcr.toml:3: key `reflect[0].port`: `65536` is not understood; write a number from 0 to 65535",
         ),
     ] {
         assert_eq!(refused(&text), message, "for\n{text}");
     }
+}
+
+#[test]
+fn every_key_of_a_reflector_is_read_and_written() {
+    let text = "[[reflect]]\ninterface = \"eth0\"\nport = 0\nmode = \"mac-ip\"\noui_filter = false\nallow_source = [\"192.0.2.0/24\", \
+                \"2001:db8::/32\"]\nallow_vlan = [5, 7]\nstamp = 862\nstamp_key = \"00ff\"\n";
+    let config = parse(text, "mcr.toml").unwrap();
+    assert_eq!((config.reflects[0].port, config.reflects[0].allow_vlan.as_slice()), (0, &[5, 7][..]));
+    assert_eq!(to_toml(&config), text);
+    let message = refused("[[reflect]]\ninterface = \"eth0\"\nallow_vlan = [\"x\"]");
+    assert!(message.starts_with("mcr.toml:3: key `reflect[0].allow_vlan`: "), "{message}");
 }
 
 #[test]
@@ -314,13 +325,12 @@ fn what_is_accepted_and_not_acted_on_is_said() {
         [
             "rule `studio-video`: class `video`: accepted, but this version relays all rules alike",
             "class `video`: accepted, but this version relays all rules alike",
-            "reflect `bench-port`: accepted, but this version reflects nothing",
         ]
     );
     let nameless = "[[rule]]\ninput = \"232.1.1.1:5000@eth0\"\noutputs = [\"10.0.0.1:1\"]\n[[reflect]]\ninterface = \"lo\"";
     let lines = warnings(&parse(nameless, "mcr.toml").unwrap());
     assert!(lines[0].starts_with("rule[0]: input 232.1.1.1:5000@eth0: "), "{lines:?}");
-    assert_eq!(lines[1], "reflect[0]: accepted, but this version reflects nothing");
+    assert_eq!(lines.len(), 1, "{lines:?}");
 }
 
 #[test]

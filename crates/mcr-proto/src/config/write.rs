@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::{Class, Config, HttpConfig, REFLECT_PORT, Reflect, ReflectMode};
+use super::{Class, Config, HttpConfig, Reflect};
 use crate::rule::{DatapathChoice, RuleSpec};
 
 /// Lists that make a line longer than this get a line per element.
@@ -85,12 +85,7 @@ fn write_reflect(text: &mut String, reflect: &Reflect) {
         line(text, "name", quoted(name.as_str()));
     }
     line(text, "interface", quoted(reflect.interface.as_str()));
-    if reflect.port != REFLECT_PORT {
-        line(text, "port", reflect.port);
-    }
-    if reflect.mode != ReflectMode::default() {
-        line(text, "mode", quoted(&reflect.mode.to_string()));
-    }
+    reflect.write_keys(|key, value| line(text, key, value));
 }
 
 fn header(text: &mut String, name: &str) {
@@ -158,24 +153,6 @@ impl Serialize for Class {
         }
         if all || self.depth.is_some() {
             fields.serialize_field("depth", &self.depth)?;
-        }
-        fields.end()
-    }
-}
-
-impl Serialize for Reflect {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let all = !serializer.is_human_readable();
-        let mut fields = serializer.serialize_struct("Reflect", 4)?;
-        if all || self.name.is_some() {
-            fields.serialize_field("name", &self.name)?;
-        }
-        fields.serialize_field("interface", &self.interface)?;
-        if all || self.port != REFLECT_PORT {
-            fields.serialize_field("port", &self.port)?;
-        }
-        if all || self.mode != ReflectMode::default() {
-            fields.serialize_field("mode", &self.mode)?;
         }
         fields.end()
     }

@@ -1,0 +1,52 @@
+//! `mcrd reflect nic INTERFACE`: what an interface can do, as far as the system tells without rights.
+
+use std::{fs, path::Path};
+
+use mcr_netmon::Monitor;
+
+use super::NOT_FOUND;
+use crate::exit::Failure;
+
+pub(super) fn report(interface: &str) -> Result<(), Failure> {
+    let monitor = Monitor::open().map_err(|error| Failure::failed(format!("reflect nic: {error}")))?;
+    let Some(link) = monitor.snapshot().link_by_name(interface) else {
+        let message = format!("reflect nic: no interface {interface}; `ip link` lists those there are");
+        return Err(Failure::with_code(NOT_FOUND, message));
+    };
+    let directory = Path::new("/sys/class/net").join(interface);
+    let read = |file: &str| fs::read_to_string(directory.join(file)).ok().map(|text| text.trim().to_owned());
+    let driver = fs::read_link(directory.join("device/driver")).ok();
+    let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    let driver = driver.or_else(|| link.driver.clone()).unwrap_or_else(|| "unknown".into());
+    let mac = link.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
+    let speed = read("speed").and_then(|speed| speed.parse::<i64>().ok()).filter(|speed| *speed > 0);
+    let lines = [
+        ("interface", interface.to_owned()),
+        ("driver", driver),
+        ("address", mac.unwrap_or_else(|| "none: it cannot reflect".into())),
+        ("mtu", link.mtu.to_string()),
+        (
+            "state",
+            if link.running {
+                "up"
+            } else if link.up {
+                "up, no carrier"
+            } else {
+                "down"
+            }
+            .into(),
+        ),
+        ("speed", speed.map_or("unknown".into(), |speed| format!("{speed} Mb/s"))),
+        ("receive queues", queues(&directory, "rx-")),
+        ("send queues", queues(&directory, "tx-")),
+    ];
+    let text: String = lines.iter().map(|(name, value)| format!("{name:<16}{value}\n")).collect();
+    let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes());
+    Ok(())
+}
+
+fn queues(directory: &Path, prefix: &str) -> String {
+    let Ok(entries) = fs::read_dir(directory.join("queues")) else { return "unknown".into() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(prefix)).count().to_string()
+}

@@ -1,0 +1,15 @@
+//! Reflectors of test packets: an unprivileged process each, which this one gives a socket to and starts again when it ends.
+//!
+//! [`run`] is `mcrd reflect`: one reflector in the foreground. The daemon keeps any number of [`Entry`]s beside its rules.
+//! Neither reads a frame.
+
+mod config;
+mod entry;
+mod guard;
+mod run;
+
+pub use self::{
+    config::ConfigFault,
+    entry::{Report, State},
+    run::{Occasion, ReflectError, ReflectOptions, run},
+};

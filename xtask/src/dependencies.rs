@@ -20,6 +20,7 @@ const LICENCES: [&str; 8] =
 /// Crates that may be there in two versions.
 const TWICE: &[(&str, &str)] = &[
     ("embedded-io", "postcard has traits of two versions of it, and uses neither here"),
+    ("itertools", "criterion, of benches only, has not moved to the version of ratatui"),
     ("syn", "derive macros move to version 3 one by one; only compilers run them"),
 ];
 

@@ -132,13 +132,23 @@ pub(crate) enum Verb {
     },
     /// Show what was relayed and what was dropped, and why
     #[command(
-        after_help = "Examples:\n  mcrctl stats\n  mcrctl stats studio-video\n  watch -n 1 mcrctl stats\n\n\
+        after_help = "Examples:\n  mcrctl stats\n  mcrctl stats studio-video\n  mcrctl stats --watch\n  \
+        mcrctl --json stats --watch | jq '.rules[0].rate_pps'\n\n\
         PPS and BIT/S are averages over the last second. Drops are shown by reason, where there are any."
     )]
     Stats {
         /// Name or id; without one, all rules
         rule: Option<String>,
+        /// Show them again every second, until Ctrl-C; with --json a line each time
+        #[arg(long)]
+        watch: bool,
     },
+    /// Live view in the terminal: rules by rate, drops, workers, interfaces, events
+    #[command(after_help = "Example:\n  mcrctl top\n\n\
+        Tab or 1-4 chooses rules, workers, interfaces or events; arrows, j and k move, Enter shows a rule's outputs, Esc goes\n\
+        back. / filters by name, endpoint or state; r, d, n and s sort by rate, drops, name or state, i turns the order\n\
+        round. Red is dropped now, yellow was dropped. q, Esc or Ctrl-C ends it. If the daemon goes, it is waited for.")]
+    Top,
     /// List the daemon's workers
     #[command(
         after_help = "Example:\n  mcrctl workers\n\nPLAN is the generation applied, and the one to come if they differ."
@@ -147,6 +157,22 @@ pub(crate) enum Verb {
     /// List the network interfaces as the daemon sees them
     #[command(after_help = "Example:\n  mcrctl interfaces")]
     Interfaces,
+    /// Look for what on the daemon's host breaks or slows relaying, and how to mend it
+    #[command(
+        after_help = "Examples:\n  mcrctl doctor\n  mcrctl --json doctor | jq -r '.findings[].fix // empty'\n\n\
+        Each finding says what is so, why it matters, and the command that mends it. Nothing is changed. Where no daemon\n\
+        is reached, what can be seen from here is shown. Exit code 1 if there is a finding of severity error."
+    )]
+    Doctor,
+    /// Ask what would become of a datagram: which rule takes it, where its copies go, or why not
+    #[command(after_help = "Examples:\n  mcrctl why \"10.0.0.9:4000 > 239.1.1.1:5000@eth0\"\n  \
+        mcrctl why \"10.0.0.9 > 239.1.1.1:5000@eth0,ttl=1\"\n  mcrctl --json why \"[fd00::9]:4000 > [ff15::1]:5000@eth0\"\n\n\
+        The datagram is written SOURCE[:PORT] > ADDRESS:PORT@INTERFACE[,ttl=N] as it would arrive. The relay's own lookup\n\
+        answers; nothing is sent.")]
+    Why {
+        /// The datagram, in quotes because of the `>`
+        datagram: String,
+    },
     /// Ask whether the daemon is there
     #[command(after_help = "Example:\n  mcrctl ping && echo running")]
     Ping,

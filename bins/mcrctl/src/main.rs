@@ -7,12 +7,14 @@
 
 mod args;
 mod config;
+mod doctor;
 mod events;
 mod failure;
 mod run;
 mod stats;
 mod table;
 mod text;
+mod why;
 
 use std::{
     io::{self, BufWriter, Write},

@@ -1,6 +1,11 @@
 //! The verbs.
 
-use std::io::Write;
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
 
 use mcr_client::{Client, ClientError, Options, default_socket_path};
 use mcr_proto::{
@@ -20,6 +25,9 @@ use crate::{
     stats, table,
     text::{one_line, outlook},
 };
+
+/// How often `stats --watch` shows the counters; rates are averages over a second.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a verb reads from and writes to.
 pub(crate) struct Session<'a> {
@@ -45,9 +53,12 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write, notes: &mut dyn Write) -> Resu
         Verb::Check { file } => session.check(file),
         Verb::Events(events) => session.events(events),
         Verb::LogLevel { level, facility } => session.log_level(level.as_deref(), facility.as_deref()),
-        Verb::Stats { rule } => session.stats(rule.as_deref()),
+        Verb::Stats { rule, watch } => session.stats(rule.as_deref(), *watch),
+        Verb::Top => session.top(),
         Verb::Workers => session.workers(),
         Verb::Interfaces => session.interfaces(),
+        Verb::Doctor => session.doctor(),
+        Verb::Why { datagram } => session.why(datagram),
         Verb::Ping => session.ping(),
         Verb::Version => session.version(),
     }
@@ -160,16 +171,39 @@ impl Session<'_> {
         if self.cli.json { self.json(&rule) } else { Ok(()) }
     }
 
-    fn stats(&mut self, rule: Option<&str>) -> Result<(), Failure> {
-        let rule = rule.map(named).transpose()?;
-        let counters: Stats = self.call(method::STATS_GET, &OptionalRule { rule })?;
+    fn stats(&mut self, rule: Option<&str>, watch: bool) -> Result<(), Failure> {
+        let params = OptionalRule { rule: rule.map(named).transpose()? };
+        let mut client = self.connect()?;
+        loop {
+            let counters: Stats = client.call(method::STATS_GET, &params)?;
+            if self.cli.json {
+                self.json(&counters)?;
+            } else {
+                if watch && io::stdout().is_terminal() {
+                    // Cursor home, and all below it erased (ECMA-48 CUP and ED).
+                    write!(self.out, "\x1b[H\x1b[J")?;
+                }
+                if counters.rules.is_empty() {
+                    self.note("no rules; add one with `mcrctl add INPUT OUTPUT...`");
+                }
+                stats::stats(self.out, &counters)?;
+            }
+            if !watch {
+                return Ok(());
+            }
+            // Somebody is watching.
+            self.out.flush()?;
+            thread::sleep(WATCH_EVERY);
+        }
+    }
+
+    fn top(&self) -> Result<(), Failure> {
         if self.cli.json {
-            return self.json(&counters);
+            return Err(Failure::Usage(
+                "top is for a terminal; `mcrctl --json stats --watch` is for programs".into(),
+            ));
         }
-        if counters.rules.is_empty() {
-            self.note("no rules; add one with `mcrctl add INPUT OUTPUT...`");
-        }
-        Ok(stats::stats(self.out, &counters)?)
+        mcr_top::run(self.socket_path()).map_err(|error| Failure::Failed(error.to_string()))
     }
 
     fn workers(&mut self) -> Result<(), Failure> {
@@ -199,8 +233,11 @@ impl Session<'_> {
     }
 
     pub(crate) fn connect(&self) -> Result<Client, Failure> {
-        let path = self.cli.socket.clone().unwrap_or_else(default_socket_path);
-        Ok(Client::connect(path, Options::default())?)
+        Ok(Client::connect(self.socket_path(), Options::default())?)
+    }
+
+    fn socket_path(&self) -> PathBuf {
+        self.cli.socket.clone().unwrap_or_else(default_socket_path)
     }
 
     pub(crate) fn call<R: DeserializeOwned>(

@@ -1,25 +1,8 @@
 //! Numbers and names as people read them.
 
-use mcr_proto::message::{IoChoice, RuleState, WorkerState};
+pub(crate) use mcr_top::human;
 
-/// Three digits and a unit: `0`, `7.5`, `312`, `1.40M`.
-pub(crate) fn human(value: f64) -> String {
-    const UNITS: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
-    let mut value = value;
-    let mut unit = 0;
-    // 999.5 would be written as 1000.
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let decimals = match value {
-        _ if unit == 0 && value.fract() == 0.0 => 0,
-        value if value < 9.995 && unit > 0 => 2,
-        value if value < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.decimals$}{}", UNITS[unit])
-}
+use mcr_proto::message::{IoChoice, RuleState, WorkerState};
 
 /// Bytes, as `1.40MB`.
 pub(crate) fn bytes(count: u64) -> String {
@@ -74,22 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_three_digits_and_a_unit() {
-        for (value, want) in [
-            (0.0, "0"),
-            (7.5, "7.5"),
-            (312.0, "312"),
-            (999.4, "999"),
-            (999.6, "1.00k"),
-            (1234.0, "1.23k"),
-            (12_345.0, "12.3k"),
-            (99_960.0, "100k"),
-            (999_999.0, "1.00M"),
-            (1.4e9, "1.40G"),
-            (1.8e19, "18.0E"),
-        ] {
-            assert_eq!(human(value), want);
-        }
+    fn bytes_have_three_digits_and_a_unit() {
         assert_eq!(bytes(1400), "1.40kB");
     }
 

@@ -1,7 +1,7 @@
 //! What a call comes to: the supervisor asked, its answer as clients see it.
 
 use mcr_proto::{
-    message::{Facility, Fault, LogLevel, Reply, Request, RuleRef},
+    message::{Diagnosis, Explanation, Facility, Fault, LogLevel, Reply, Request, RuleRef},
     plan::WorkerIndex,
     rpc::{
         ConfigChecked, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, InterfaceList, LogSet,
@@ -41,6 +41,8 @@ pub(crate) enum Outcome {
     Interfaces(InterfaceList),
     Log(LogShown),
     Subscribed(Subscribed),
+    Diagnosis(Box<Diagnosis>),
+    Explanation(Box<Explanation>),
     Pong(Pong),
     Version(Version),
 }
@@ -90,6 +92,14 @@ pub(crate) async fn answer(service: &Service, call: Call) -> Result<Outcome, Fau
         }
         Call::LogGet => log(supervisor, None).await,
         Call::LogSet(LogSet { level, facility }) => log(supervisor, Some((level, facility))).await,
+        Call::Doctor => match supervisor.ask(Request::Doctor).await? {
+            Reply::Diagnosis(diagnosis) => Ok(Outcome::Diagnosis(diagnosis)),
+            _ => Err(misunderstood("Doctor")),
+        },
+        Call::Why(probe) => match supervisor.ask(Request::Why(probe)).await? {
+            Reply::Explanation(explanation) => Ok(Outcome::Explanation(explanation)),
+            _ => Err(misunderstood("Why")),
+        },
         Call::Ping => match supervisor.ask(Request::Ping).await? {
             Reply::Done => Ok(Outcome::Pong(Pong { pong: true })),
             _ => Err(misunderstood("Ping")),

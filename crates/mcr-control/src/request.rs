@@ -6,9 +6,10 @@
 use mcr_proto::{
     endpoint::{Input, Output},
     message::{EventKind, Fault, FaultKind, RuleRef},
+    probe::Probe,
     rpc::{
         ConfigLoad, ConfigPart, ConfigText, ErrorData, ErrorObject, Hello, LogSet, MoveParams, OptionalRule,
-        RuleParams, Subscribe, code, method,
+        RuleParams, Subscribe, WhyParams, code, method,
     },
     rule::{DatapathChoice, RuleName, RuleSpec},
 };
@@ -35,6 +36,8 @@ pub const METHODS: &[&str] = &[
     method::LOG_GET,
     method::LOG_SET,
     method::EVENT_SUBSCRIBE,
+    method::DOCTOR_RUN,
+    method::RULE_WHY,
     method::PING,
     method::VERSION,
 ];
@@ -95,6 +98,10 @@ pub enum Call {
     LogSet(LogSet),
     /// Events of these kinds from now on, or of all; no kind twice, and none that cannot be asked for.
     Subscribe(Option<Vec<EventKind>>),
+    /// What on this host breaks or slows relaying.
+    Doctor,
+    /// What would become of a datagram.
+    Why(Probe),
     /// Is the supervisor there?
     Ping,
     /// Versions.
@@ -123,6 +130,8 @@ impl Call {
             Self::StatsGet(_) => method::STATS_GET,
             Self::WorkerList => method::WORKER_LIST,
             Self::InterfaceList => method::INTERFACE_LIST,
+            Self::Doctor => method::DOCTOR_RUN,
+            Self::Why(_) => method::RULE_WHY,
             Self::Ping => method::PING,
             Self::Version => method::VERSION,
         }
@@ -219,6 +228,8 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
         method::STATS_GET => read(params, "rule").map(|OptionalRule { rule }| Call::StatsGet(rule)),
         method::WORKER_LIST => none(&params).map(|()| Call::WorkerList),
         method::INTERFACE_LIST => none(&params).map(|()| Call::InterfaceList),
+        method::DOCTOR_RUN => none(&params).map(|()| Call::Doctor),
+        method::RULE_WHY => why(params),
         method::PING => none(&params).map(|()| Call::Ping),
         method::VERSION => none(&params).map(|()| Call::Version),
         _ => {
@@ -231,6 +242,12 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
 
 fn enable(params: Map<String, Value>, enabled: bool) -> Result<Call, ErrorObject> {
     read(params, "rule").map(|RuleParams { rule }| Call::RuleEnable { rule, enabled })
+}
+
+fn why(params: Map<String, Value>) -> Result<Call, ErrorObject> {
+    let WhyParams { datagram } = read(params, "datagram")?;
+    let probe = datagram.parse();
+    probe.map(Call::Why).map_err(|error| refusal(code::INVALID_PARAMS, error.to_string(), Some("datagram")))
 }
 
 fn subscribe(params: Map<String, Value>) -> Result<Call, ErrorObject> {

@@ -7,6 +7,7 @@ pub mod counters;
 pub mod endpoint;
 pub mod message;
 pub mod plan;
+pub mod probe;
 pub mod reflect;
 pub mod rpc;
 pub mod rule;

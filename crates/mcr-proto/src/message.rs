@@ -1,6 +1,7 @@
 //! What the processes say to each other. Every type here travels between the supervisor and one child, as one packet
 //! encoded by [`crate::codec`]; descriptors travel beside it, tagged as named in [`tag`].
 
+mod doctor;
 mod event;
 mod load;
 mod log;
@@ -11,6 +12,10 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    doctor::{
+        CounterValue, Diagnosis, EXPLAINED_OUTPUTS_MAX, EXPLAINED_RULES_MAX, ExplainedOutput, ExplainedRule,
+        Explanation, FINDINGS_MAX, Finding, NearRule, Severity, Verdict,
+    },
     event::{Event, EventKind, EventWhat},
     load::{LoadId, LoadReport, LoadStep, Settings},
     log::{Facility, LogLevel, LogLevels, LogNameError},
@@ -19,6 +24,7 @@ pub use self::{
 
 use crate::{
     plan::{Generation, InputSlot, Own, PlanOp, SocketId, WorkerIndex},
+    probe::Probe,
     rule::{RuleId, RuleName, RuleSpec},
 };
 
@@ -321,6 +327,10 @@ pub enum Request {
     },
     /// Is the supervisor there?
     Ping,
+    /// Look for what on this host breaks or slows relaying.
+    Doctor,
+    /// What would become of a datagram?
+    Why(Probe),
 }
 
 /// A rule as a user names it.
@@ -396,6 +406,10 @@ pub enum Reply {
         /// Whether there are more behind the last.
         more: bool,
     },
+    /// What was found on this host.
+    Diagnosis(Box<Diagnosis>),
+    /// What would become of a datagram.
+    Explanation(Box<Explanation>),
 }
 
 /// Why a request was not carried out.

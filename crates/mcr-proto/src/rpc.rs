@@ -4,6 +4,7 @@
 //! carry `data.kind` (a [`FaultKind`]) and, where one field is at fault, `data.field`.
 
 mod config;
+mod doctor;
 mod events;
 mod hosts;
 mod logs;
@@ -17,6 +18,7 @@ pub use self::{
         ConfigChecked, ConfigLoad, ConfigLoaded, ConfigPart, ConfigPartTaken, ConfigSaved, ConfigShown,
         ConfigText,
     },
+    doctor::WhyParams,
     events::{EVENT, Event, Subscribe, Subscribed},
     hosts::{InterfaceInfo, InterfaceList, WorkerInfo, WorkerList},
     logs::{LogSet, LogShown},
@@ -74,6 +76,10 @@ pub mod method {
     pub const LOG_SET: &str = "log.set";
     /// Get [`super::Event`]s from now on: [`super::Subscribe`] to [`super::Subscribed`].
     pub const EVENT_SUBSCRIBE: &str = "event.subscribe";
+    /// What on the daemon's host breaks or slows relaying: to [`crate::message::Diagnosis`].
+    pub const DOCTOR_RUN: &str = "doctor.run";
+    /// What would become of a datagram, and why: [`super::WhyParams`] to [`crate::message::Explanation`].
+    pub const RULE_WHY: &str = "rule.why";
     /// Is the daemon there, supervisor included? To [`super::Pong`].
     pub const PING: &str = "ping";
     /// Versions: to [`super::Version`].

@@ -32,6 +32,7 @@ mod save;
 mod slots;
 mod sockets;
 mod state;
+mod why;
 mod worker;
 pub mod xdp;
 

@@ -132,7 +132,12 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
         }
         Request::Ping => Ok(Reply::Done),
         // The loop carries these out itself.
-        Request::ConfigSave | Request::SettingsGet | Request::LogGet | Request::LogSet { .. } => {
+        Request::ConfigSave
+        | Request::SettingsGet
+        | Request::LogGet
+        | Request::LogSet { .. }
+        | Request::Doctor
+        | Request::Why(_) => {
             Err(Fault::new(FaultKind::Internal, "a request about the daemon itself came here"))
         }
     };

@@ -2,6 +2,7 @@
 
 mod children;
 mod config;
+mod look;
 
 use std::{
     collections::VecDeque,
@@ -57,6 +58,13 @@ enum Event {
         seq: u64,
         reply: Result<Reply, Fault>,
     },
+    /// The host was looked at, for these requests of control's life `start`.
+    Looked {
+        start: u32,
+        seqs: Vec<u64>,
+        doctor: bool,
+        looked: look::Looked,
+    },
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. `ready` is called once, when rules relay and clients are served.
@@ -90,6 +98,7 @@ struct Supervisor<'a> {
     saving: bool,
     /// Whether it was said that workers do without io_uring.
     fallback_said: bool,
+    patients: look::Patients,
     ready: Option<Box<dyn FnOnce() + 'a>>,
 }
 
@@ -155,6 +164,7 @@ impl<'a> Supervisor<'a> {
             reload_wanted: None,
             saving: false,
             fallback_said: false,
+            patients: look::Patients::default(),
             ready: Some(ready),
         })
     }
@@ -230,6 +240,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Event::Saved { start, seq, reply } => self.note_saved(start, seq, reply),
+            Event::Looked { start, seqs, doctor, looked } => self.note_looked(start, seqs, doctor, looked),
         }
     }
 

@@ -130,7 +130,7 @@ impl Supervisor<'_> {
                 Ok(Some(Event::Control(event))) => {
                     left -= usize::from(matches!(event.what, Happened::Ended { .. }))
                 }
-                Ok(Some(Event::Saved { .. })) => {}
+                Ok(Some(Event::Saved { .. } | Event::Looked { .. })) => {}
                 Ok(None) => return,
                 Err(_) if killed => return,
                 Err(_) => {

@@ -25,6 +25,14 @@ impl Supervisor<'_> {
                 }
                 return None;
             }
+            Request::Doctor => {
+                self.begin_doctor(seq);
+                return None;
+            }
+            Request::Why(probe) => {
+                self.begin_why(seq, probe);
+                return None;
+            }
             Request::SettingsGet => Reply::Settings {
                 settings: self.state.settings.clone(),
                 path: self.options.config.as_ref().map(|path| path.display().to_string()),

@@ -1,0 +1,104 @@
+//! What concerns the host as a whole.
+
+use mcr_proto::message::{Finding, Severity};
+
+use super::{advised, found, mended};
+use crate::{facts::Facts, survey::Survey};
+
+/// The kernel's own default of groups a socket (`IP_MAX_MEMBERSHIPS`).
+const MEMBERSHIPS_USUAL: i64 = 20;
+/// Frames that a core's queue holds so that a burst at full speed of a fast link does not overrun it.
+const BACKLOG_ADVISED: i64 = 30_000;
+/// What a receiving socket without rights asks for, in bytes.
+const BUFFER_ADVISED: i64 = 8 * 1024 * 1024;
+
+pub(super) fn check(survey: &Survey, facts: &Facts, findings: &mut Vec<Finding>) {
+    findings.extend(memberships(facts));
+    findings.extend(buffers(survey, facts));
+    findings.extend(backlog(facts));
+    findings.extend(io_uring(survey, facts));
+}
+
+fn memberships(facts: &Facts) -> Option<Finding> {
+    let value = facts.igmp_max_memberships.filter(|value| *value < MEMBERSHIPS_USUAL)?;
+    let severity = if value < 1 { Severity::Error } else { Severity::Warning };
+    let finding = found(
+        "igmp_max_memberships",
+        severity,
+        "host",
+        format!("a socket can join {value} groups only (net.ipv4.igmp_max_memberships)"),
+        "each group beyond that takes a socket more, and with 0 no IPv4 group can be joined at all",
+    );
+    Some(mended(finding, format!("sysctl -w net.ipv4.igmp_max_memberships={MEMBERSHIPS_USUAL}")))
+}
+
+fn buffers(survey: &Survey, facts: &Facts) -> Option<Finding> {
+    // With CAP_NET_ADMIN the daemon's sockets are larger than that.
+    let value = facts.rmem_max.filter(|value| survey.no_packet_sockets && *value < BUFFER_ADVISED)?;
+    let finding = found(
+        "rmem_max",
+        Severity::Warning,
+        "host",
+        format!("receive buffers end at {value} bytes (net.core.rmem_max)"),
+        "without rights the daemon cannot go beyond that, and bursts that do not fit are lost as kernel_ring",
+    );
+    Some(mended(finding, format!("sysctl -w net.core.rmem_max={BUFFER_ADVISED}")))
+}
+
+fn backlog(facts: &Facts) -> Option<Finding> {
+    let (total, recent) = facts.backlog_drops?;
+    let length = facts.netdev_max_backlog;
+    if recent == 0 && (total == 0 || length.is_none_or(|length| length >= BACKLOG_ADVISED)) {
+        return None;
+    }
+    let severity = if recent > 0 { Severity::Error } else { Severity::Info };
+    let now = if recent > 0 { format!(", {recent} of them just now") } else { String::new() };
+    let finding = found(
+        "backlog_drops",
+        severity,
+        "host",
+        format!("the cores' receive queues have dropped {total} frames since the host started{now}"),
+        "these frames are lost before any socket or counter of the daemon sees them",
+    );
+    Some(match length {
+        Some(length) if length < BACKLOG_ADVISED => {
+            mended(finding, format!("sysctl -w net.core.netdev_max_backlog={BACKLOG_ADVISED}"))
+        }
+        // Not to be seen from within a network namespace other than the first.
+        None => mended(
+            advised(finding, "run it in the host's first network namespace"),
+            format!("sysctl -w net.core.netdev_max_backlog={BACKLOG_ADVISED}"),
+        ),
+        Some(_) => {
+            advised(finding, "the cores that receive are overloaded: spread the interrupts (RSS, RPS)")
+        }
+    })
+}
+
+fn io_uring(survey: &Survey, facts: &Facts) -> Option<Finding> {
+    let disabled = facts.io_uring_disabled.unwrap_or(0);
+    if survey.workers_without_uring == 0 && disabled == 0 {
+        return None;
+    }
+    if survey.workers_without_uring == 0 && !survey.rules.is_empty() {
+        // Disabled for others: the workers have theirs.
+        return None;
+    }
+    let finding = found(
+        "io_uring",
+        Severity::Warning,
+        "host",
+        match disabled {
+            0 => "workers cannot use io_uring".into(),
+            value => format!("io_uring is forbidden (kernel.io_uring_disabled = {value})"),
+        },
+        "workers use recvmmsg and sendmmsg instead, which costs more for each batch",
+    );
+    Some(match disabled {
+        0 => advised(
+            finding,
+            "a container's seccomp profile often forbids it; the daemon's log says what failed",
+        ),
+        _ => mended(finding, "sysctl -w kernel.io_uring_disabled=0".into()),
+    })
+}

@@ -34,6 +34,9 @@ impl Cell {
     /// UDP sockets, recvmmsg and sendmmsg.
     pub const UDP_SYSCALLS: Self = Self { datapath: Datapath::Udp, io: "syscalls" };
 
+    /// Programs in the kernel.
+    pub const KERNEL: Self = Self { datapath: Datapath::Kernel, io: "auto" };
+
     /// Options of a daemon in this cell.
     pub fn daemon(self, workers: u16) -> DaemonOptions {
         DaemonOptions { workers, io: self.io, ..DaemonOptions::default() }

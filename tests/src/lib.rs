@@ -8,6 +8,7 @@
 //! - [`http`], [`prometheus`]: requests as a scraper sends them, and what its metrics must look like.
 //! - `browser` (a feature): a real one without a window.
 //! - [`reflector`]: one `mcrd reflect` and a tester that compares every frame.
+//! - [`random`]: frames of all kinds, valid and not, from a seed.
 //! - [`held`]: the sockets and memberships of a namespace.
 //! - [`law`]: every datagram in exactly one counter.
 //! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
@@ -27,6 +28,7 @@ pub mod law;
 pub mod processes;
 pub mod programs;
 pub mod prometheus;
+pub mod random;
 pub mod reflector;
 pub mod sink;
 pub mod source;

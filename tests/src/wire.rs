@@ -16,7 +16,7 @@ use mcr_socket::{
 };
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv, send},
+    sys::socket::{MsgFlags, recv, send, setsockopt},
 };
 
 const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
@@ -61,6 +61,28 @@ impl Wire {
         Self(opened.unwrap_or_else(|error| panic!("{ifname}: {error}")))
     }
 
+    /// Takes part in what happens at `ifname`, and captures everything that comes in, from now on.
+    ///
+    /// # Panics
+    /// If it cannot be opened.
+    pub fn open_for_everything(namespace: &Namespace, ifname: &str) -> Self {
+        let wire = Self::open(namespace, ifname, &[]);
+        let detached = setsockopt(&wire.0, options::DetachFilter, &0);
+        detached.unwrap_or_else(|errno| panic!("{ifname}: {errno}"));
+        wire
+    }
+
+    /// Sends a frame behind this virtio-net header, or says why the kernel refuses.
+    ///
+    /// # Errors
+    /// What the kernel says of headers that contradict the frame.
+    pub fn try_send(&self, vnet_header: [u8; VNET_HEADER_BYTES], frame: &[u8]) -> Result<(), Errno> {
+        let bytes = [&vnet_header, frame].concat();
+        let sent = crate::source::on_one_core(|| send(self.0.as_raw_fd(), &bytes, MsgFlags::empty()))?;
+        assert_eq!(sent, bytes.len());
+        Ok(())
+    }
+
     /// Sends a frame as it is.
     ///
     /// # Panics
@@ -79,9 +101,7 @@ impl Wire {
     }
 
     fn send_behind(&self, vnet_header: [u8; VNET_HEADER_BYTES], frame: &[u8]) {
-        let bytes = [&vnet_header, frame].concat();
-        let sent = crate::source::on_one_core(|| send(self.0.as_raw_fd(), &bytes, MsgFlags::empty()));
-        assert_eq!(sent, Ok(bytes.len()));
+        assert_eq!(self.try_send(vnet_header, frame), Ok(()));
     }
 
     /// Everything captured so far. What is on its way is not seen: let the counters come to rest first.
@@ -246,4 +266,16 @@ impl Macs {
         written.expect("a frame");
         frame
     }
+}
+
+/// Options that nix has no name for.
+mod options {
+    // The macro makes `pub` types; the module is private all the same.
+    #![allow(unreachable_pub)]
+
+    use nix::{setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// Takes the filter off.
+        DetachFilter, SetOnly, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, i32);
 }

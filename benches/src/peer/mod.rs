@@ -19,6 +19,8 @@ use crate::{
 /// A way to relay UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
+    /// mcrd, eBPF at tc ingress
+    McrdKernel,
     /// mcrd, packet sockets, io_uring
     McrdPacket,
     /// mcrd, packet sockets, recvmmsg and sendmmsg
@@ -34,7 +36,8 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
+        Self::McrdKernel,
         Self::McrdPacket,
         Self::McrdPacketSyscalls,
         Self::McrdUdp,
@@ -46,6 +49,7 @@ impl Peer {
     /// The name on the command line and in results.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::McrdKernel => "mcrd-kernel",
             Self::McrdPacket => "mcrd-packet",
             Self::McrdPacketSyscalls => "mcrd-packet-syscalls",
             Self::McrdUdp => "mcrd-udp",
@@ -58,6 +62,7 @@ impl Peer {
     /// What a reader of the table is told.
     pub(crate) fn title(self) -> &'static str {
         match self {
+            Self::McrdKernel => "mcrd kernel, eBPF",
             Self::McrdPacket => "mcrd packet, io_uring",
             Self::McrdPacketSyscalls => "mcrd packet, system calls",
             Self::McrdUdp => "mcrd udp, io_uring",
@@ -71,6 +76,7 @@ impl Peer {
     pub(crate) fn start(self, lab: &Lab, case: Case, bin_dir: &Path) -> anyhow::Result<Relay> {
         let mcrd = |datapath, io| mcrd::start(lab, case, bin_dir, datapath, io).map(Relay::process);
         match self {
+            Self::McrdKernel => mcrd(Datapath::Kernel, "auto"),
             Self::McrdPacket => mcrd(Datapath::Packet, "uring"),
             Self::McrdPacketSyscalls => mcrd(Datapath::Packet, "syscalls"),
             Self::McrdUdp => mcrd(Datapath::Udp, "uring"),

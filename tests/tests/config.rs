@@ -151,17 +151,18 @@ in_packet_cells! {
         });
         assert!(moves >= 20, "{moves} moves while it was sent");
         // Each worker sends from a port of its own, so the receiver takes each move for a new flow; sums tell what is lost.
-        // At a move, what waits in the old worker's socket finds no route there any more, and is counted so; on a busy host more waits.
+        // What waits in the old worker's socket is relayed by it.
         assert!(received.received <= sent.sent, "{} of {} came: some twice", received.received, sent.sent);
         let lost = sent.sent - received.received;
-        assert!(lost <= sent.sent / 20, "{lost} of {} lost in {moves} moves", sent.sent);
+        // What comes while the one filter is closed and the other not yet open: some microseconds a move.
+        assert!(lost <= sent.sent / 50, "{lost} of {} lost in {moves} moves", sent.sent);
         assert_eq!((sent.sent, received.duplicates, received.corrupt), (20_000, 0, 0));
         let stats = bed.finish();
         let rule = law::rule(&stats, "rule");
         assert_eq!((rule.datagrams, rule.outputs[0].copies), (received.received, received.received));
         let input = law::input(&stats, "in0");
         assert_eq!(input.matched, received.received);
-        assert!(input.drops.keys().all(|reason| reason == "no_rule"), "{input:?}");
+        assert!(input.drops.is_empty(), "{input:?}");
     }
 }
 

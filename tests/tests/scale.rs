@@ -103,3 +103,42 @@ fn ten_thousand_rules_are_loaded_at_once_and_nothing_foreign_reaches_a_worker() 
     assert_eq!((input.datagrams, input.matched), (6, 6), "{input:?}");
     daemon.stop();
 }
+
+#[test]
+fn two_thousand_groups_of_one_port_need_few_sockets_on_the_udp_path() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let line = line();
+    let cell = Cell::UDP_URING;
+    let daemon = Daemon::start(&line.relay, &cell.daemon(1));
+    let mut client = daemon.client();
+    let groups = 2000;
+    let text: String = (0..groups)
+        .map(|number| {
+            let (group, port) = (group(number), 20_000 + number);
+            format!(
+                "[[rule]]\nname = \"g{number}\"\ninput = \"{group}:5000@in0\"\noutputs = [\"10.2.0.2:{port}\"]\ndatapath = \"udp\"\n\n"
+            )
+        })
+        .collect();
+    let load = ConfigLoad { text, file: None, replace: true };
+    assert_eq!(client.config_load(&load).unwrap().added, groups);
+    let rules = client.rules(None).unwrap();
+    assert!(rules.iter().all(|rule| rule.state == RuleState::Active), "{:?}", rules.last());
+    let workers = client.workers().unwrap();
+    assert!(workers[0].sockets < 400, "{} sockets for {groups} groups", workers[0].sockets);
+    for number in [0, 255, 256, 257, 1000, 1999] {
+        let sink = Sink::open(&line.sinks[0], &format!("10.2.0.2:{}", 20_000 + number));
+        let payloads = source::payloads(number.into(), [100, 1400, 0]);
+        Source::open(&line.source, "10.1.0.1:0", &format!("{}:5000", group(number))).send(&payloads);
+        sink.expect(&payloads);
+    }
+    // A group that has left a shared socket does not come by it any more.
+    client.rule_remove(&rule_ref("g1000").unwrap()).unwrap();
+    Source::open(&line.source, "10.1.0.1:0", &format!("{}:5000", group(1000)))
+        .send(&source::payloads(1, [100; 10]));
+    let stats = law::at_rest(&mut client);
+    let input = law::input(&stats, "in0");
+    assert_eq!((input.datagrams, input.matched), (18, 18), "{input:?}");
+    daemon.stop();
+}

@@ -173,6 +173,14 @@ pub(crate) fn join_source(
     }
 }
 
+/// Has a socket leave a group, whatever sources it has of it.
+pub(crate) fn leave_group(fd: BorrowedFd<'_>, ifindex: u32, group: IpAddr) -> Result<(), JoinError> {
+    left(
+        request(fd, &Key { ifindex, group, source: None }, Action::Leave),
+        Key { ifindex, group, source: None },
+    )
+}
+
 /// Has a socket leave one source of a group.
 pub(crate) fn leave_source(
     fd: BorrowedFd<'_>,
@@ -182,8 +190,12 @@ pub(crate) fn leave_source(
 ) -> Result<(), JoinError> {
     let key = Key { ifindex, group, source: Some(source) };
     key.check()?;
-    match request(fd, &key, Action::Leave) {
-        // The interface is gone, or the source never was there.
+    left(request(fd, &key, Action::Leave), key)
+}
+
+fn left(outcome: io::Result<()>, key: Key) -> Result<(), JoinError> {
+    match outcome {
+        // The interface is gone, or what was to be left never was there.
         Err(error)
             if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EADDRNOTAVAIL | libc::EINVAL)) =>
         {

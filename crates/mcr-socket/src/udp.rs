@@ -7,6 +7,6 @@ mod input;
 mod output;
 
 pub use control::UdpControl;
-pub use input::{UdpInput, add_source, open_input, remove_source};
+pub use input::{UdpInput, add_group, add_source, open_input, remove_group, remove_source};
 pub use output::{UdpOutput, open_output};
 pub(crate) use output::{deaf, report_errors, send_by};

@@ -1,9 +1,9 @@
 //! Which worker carries a rule: its own, or another while that one is not well, or the one a user moved it to.
 //!
 //! A rule moves without a hole between two running workers: the old one relays until the new one has the route, then both
-//! filters change, one right after the other. Frames that arrive in the few microseconds between are not let through; those that
-//! wait in the old socket are counted there as `no_rule`. On the `udp` path the old socket closes first, because two sockets of
-//! one group both get every datagram.
+//! filters change, one right after the other. Frames that arrive in the few microseconds between are not let through. Those that
+//! wait in the old socket are relayed by the old worker, which has the route until it has taken as many as were let through. On the
+//! `udp` path the old socket closes first, because two sockets of one group both get every datagram; what waits in it is lost.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,15 @@ use mcr_netmon::Snapshot;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     message::{EventWhat, Fault, FaultKind, RuleRef},
-    plan::{Generation, WorkerIndex},
+    plan::{Generation, RuleSlot, WorkerIndex},
     rule::{Datapath, RuleId},
 };
+use mcr_relay::compile::ReceiverKey;
 use tracing::info;
 
 use crate::{
-    state::{State, leave, not_found},
+    rules::Acquired,
+    state::{State, leave, not_found, release},
     worker::Worker,
 };
 
@@ -25,6 +27,23 @@ use crate::{
 const GONE_FOR: Duration = Duration::from_secs(1);
 /// A worker that has run for this long gets its rules back.
 const WELL_AFTER: Duration = Duration::from_secs(2);
+
+/// What waits in a socket is relayed within this time, or the worker is too busy to be waited for.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// How often a draining socket is looked at.
+const DRAIN_EVERY: Duration = Duration::from_millis(2);
+
+/// A rule that is carried by another worker already, while the one before still relays what waits in its socket.
+#[derive(Debug)]
+pub(crate) struct Draining {
+    slot: RuleSlot,
+    from: WorkerIndex,
+    acquired: Acquired,
+    key: ReceiverKey,
+    /// How many frames its socket had let through when its filter closed.
+    passed: u64,
+    until: Instant,
+}
 
 impl State {
     /// The worker that carries rules of `home` now.
@@ -108,6 +127,11 @@ impl State {
 
     /// Has a rule carried by another worker.
     fn carry(&mut self, id: RuleId, to: WorkerIndex, network: &Snapshot) {
+        // Back to where something still waits: what it has there it keeps.
+        let back = self.rules.get(id).map(|rule| rule.slot).and_then(|slot| {
+            let place = self.draining.iter().position(|drain| drain.slot == slot && drain.from == to)?;
+            Some(self.draining.swap_remove(place).acquired)
+        });
         self.finish_leaving(id);
         let Self { rules, workers, holds, events, .. } = self;
         let Some(mut rule) = rules.get_mut(id).filter(|rule| rule.worker != to) else { return };
@@ -126,7 +150,19 @@ impl State {
         drop(rule);
         self.refresh(id, network);
         let Some(rule) = self.rules.get(id) else { return };
+        if let Some(mut back) = back {
+            back.receiver = back.receiver.filter(|key| rule.acquired.receiver != Some(*key));
+            release(back, rule.slot, &mut self.workers[usize::from(to.0)], &mut self.holds);
+        }
         let (slot, receives) = (rule.slot, rule.acquired.receiver.is_some());
+        let has_it = receives && self.workers[usize::from(to.0)].has_applied(rule.generation);
+        if alive && has_it {
+            // It still had the route and its socket, for what waited there: no plan tells when it has it.
+            self.workers[usize::from(to.0)].sockets.admit(|rule| rule == slot);
+            self.begin_draining(id);
+            self.refresh_filters(to);
+            return;
+        }
         if !alive {
             // Nobody relays the rule now, so what comes before the new worker has the route is counted there rather than
             // kept out, where nobody would count it.
@@ -143,10 +179,64 @@ impl State {
         let applied = &self.workers[usize::from(worker.0)];
         let due = self.rules.arriving_at(worker).filter(|rule| applied.has_applied(rule.generation));
         let due: Vec<_> = due.map(|rule| rule.id).collect();
-        due.into_iter().for_each(|id| self.finish_leaving(id));
+        due.into_iter().for_each(|id| self.begin_draining(id));
+    }
+
+    /// The worker that carried a rule before gets no more of its datagrams, and relays those that wait.
+    fn begin_draining(&mut self, id: RuleId) {
+        let left = self.rules.get_mut(id).and_then(|mut rule| Some((rule.slot, rule.leaving.take()?)));
+        let Some((slot, (from, acquired))) = left else { return };
+        let old = &mut self.workers[usize::from(from.0)];
+        if let Some(key) = &acquired.receiver {
+            old.sockets.shut(key, slot);
+        }
+        // Closed before the new worker's filter opens: what came by both would be relayed twice.
+        self.refresh_filters(from);
+        let old = &mut self.workers[usize::from(from.0)];
+        let passed = acquired.receiver.and_then(|key| Some((key, old.sockets.passed(&key, &old.counters)?)));
+        match passed.filter(|_| old.is_running()) {
+            Some((key, passed)) => {
+                let until = Instant::now() + DRAIN_WITHIN;
+                self.draining.push(Draining { slot, from, acquired, key, passed, until });
+                self.settle_drains(Instant::now());
+            }
+            None => leave(slot, acquired, old, &mut self.holds),
+        }
+    }
+
+    /// Takes rules from the workers that carried them before and have relayed what waited.
+    pub(crate) fn settle_drains(&mut self, now: Instant) {
+        let Self { draining, workers, holds, .. } = self;
+        let done = draining.extract_if(.., |drain| {
+            let old = &workers[usize::from(drain.from.0)];
+            now >= drain.until
+                || !old.is_running()
+                || old.sockets.has_taken(&drain.key, drain.passed, &old.counters)
+        });
+        for Draining { slot, from, acquired, .. } in done.collect::<Vec<_>>() {
+            leave(slot, acquired, &mut workers[usize::from(from.0)], holds);
+        }
+    }
+
+    /// When [`State::settle_drains`] has something to look at.
+    pub(crate) fn drain_at(&self) -> Option<Instant> {
+        (!self.draining.is_empty()).then(|| Instant::now() + DRAIN_EVERY)
+    }
+
+    /// Ends at once what a rule still has at a worker that carried it before.
+    pub(crate) fn end_drains(&mut self, slot: RuleSlot) {
+        let Self { draining, workers, holds, .. } = self;
+        for Draining { slot, from, acquired, .. } in
+            draining.extract_if(.., |drain| drain.slot == slot).collect::<Vec<_>>()
+        {
+            leave(slot, acquired, &mut workers[usize::from(from.0)], holds);
+        }
     }
 
     pub(crate) fn finish_leaving(&mut self, id: RuleId) {
+        if let Some(slot) = self.rules.get(id).map(|rule| rule.slot) {
+            self.end_drains(slot);
+        }
         let Self { rules, workers, holds, .. } = self;
         let left = rules.get_mut(id).and_then(|mut rule| Some((rule.slot, rule.leaving.take()?)));
         if let Some((slot, (from, acquired))) = left {

@@ -88,6 +88,19 @@ impl Ledger {
         }
     }
 
+    /// How many frames went through the socket so far, or wait in it.
+    pub(crate) fn passed(&mut self, fd: BorrowedFd<'_>, input: &InputCounters) -> Option<u64> {
+        let Self::Packet(ledger) = self else { return None };
+        ledger.count_passed(fd, input);
+        Some(ledger.passed)
+    }
+
+    /// Whether a worker has taken so many of them, or died with them.
+    pub(crate) fn has_taken(&self, passed: u64, input: &InputCounters) -> bool {
+        let Self::Packet(ledger) = self else { return true };
+        input.frames.get().saturating_sub(ledger.frames_before) + ledger.lost >= passed
+    }
+
     /// Closes the books. What waits and nobody will read, because the worker is not there, is counted as datagrams that the
     /// kernel had no place for, or where it waits in a ring, as what the worker took along; nothing of them is looked at.
     pub(crate) fn close(&mut self, fd: BorrowedFd<'_>, input: &InputCounters, alive: bool) {

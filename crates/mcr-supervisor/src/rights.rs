@@ -1,6 +1,7 @@
 //! What the supervisor keeps of root's rights. It gives up the rest as soon as it listens, before it has started anything.
 
 use mcr_confine::{Capability, ConfineError, Kept, keep_only};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, info};
 
 /// A child of uid 0 begins with the same, by the bounding set, and gives them up before it reads anything of a stranger's.
@@ -21,6 +22,15 @@ const KEPT: [Capability; 8] = [
     // A child that does not stop is killed, though it runs as another user.
     Capability::CAP_KILL,
 ];
+
+/// As many descriptors as this process may have: memberships and inputs of many rules take more than the usual 1,024.
+pub(crate) fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(problem) = raised {
+        info!("the limit of open files stays as it is: {problem}");
+    }
+}
 
 pub(crate) fn give_up_all_but_few() -> Result<(), ConfineError> {
     let Kept { bounding_cut, inherited_sealed } = keep_only(&KEPT)?;

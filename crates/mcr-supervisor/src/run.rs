@@ -114,6 +114,7 @@ struct Control {
 
 impl<'a> Supervisor<'a> {
     fn start(options: Options, ready: Box<dyn FnOnce() + 'a>) -> Result<Self, SupervisorError> {
+        rights::raise_file_limit();
         let listener = Listener::open(&options.socket, options.group)?;
         let http = options.http.as_ref().map(|(address, _)| listen_for_http(*address)).transpose()?;
         // Made and given to its group: from here on no more is done than these few rights allow.
@@ -189,6 +190,7 @@ impl<'a> Supervisor<'a> {
         loop {
             self.start_due_children()?;
             self.state.settle_carriers(Instant::now(), self.monitor.snapshot());
+            self.state.settle_drains(Instant::now());
             self.state.refresh_guards(self.monitor.snapshot());
             self.state.reconcile();
             self.answer_waiting();
@@ -386,7 +388,13 @@ impl<'a> Supervisor<'a> {
         let starts = self.state.workers.iter().filter_map(|worker| worker.start_at);
         let waits = self.waiting.iter().map(|waiting| waiting.until);
         let settle = self.state.settle_at();
-        starts.chain(self.control.start_at).chain(settle).chain(self.retry_at).chain(waits).min()
+        starts
+            .chain(self.control.start_at)
+            .chain(settle)
+            .chain(self.state.drain_at())
+            .chain(self.retry_at)
+            .chain(waits)
+            .min()
     }
 
     /// Says once that the daemon is ready: clients are served, and each worker has what it should have.

@@ -1,14 +1,22 @@
 //! The sockets of one worker: opened when the first rule needs one, closed when the last does no more. The supervisor keeps its
 //! own descriptor of each, so that a worker can die while packets queue, and so that filters change without asking it.
 //!
+//! On the `udp` path a group has a socket of its own while there are few of them: the kernel finds it by its address. From
+//! [`OWN_MAX`] on, groups of one port and interface share sockets, as many on each as the kernel lets one socket join.
+//!
 //! What is still to be done (sockets to hand over, rules to admit, filters to bring in line) is kept in lists of its own, so that
 //! a change looks at what it concerns and not at all there is.
+
+mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
     os::fd::{AsFd, OwnedFd},
 };
 
+use self::shared::{Joined, Place, Port, Shared};
 use crate::ledger::Ledger;
 use mcr_metrics::Segment;
 use mcr_proto::{
@@ -32,17 +40,23 @@ const RING_BYTES: u32 = 8 << 20;
 /// Room for what devices have not taken yet.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
 
+/// Groups of a worker that have a UDP socket of their own.
+const OWN_MAX: usize = 256;
+/// Sockets of a worker; it could take 1,024, but those that it has not closed yet count too.
+const SOCKETS_MAX: usize = 1000;
+
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    receivers: HashMap<ReceiverKey, Receiver>,
+    receivers: HashMap<Place, Receiver>,
+    shared: Shared,
     senders: HashMap<SenderKey, Sender>,
     ids: u32,
     /// Not given to the worker yet.
     untold: BTreeSet<Key>,
     /// Rules that the worker may not have the routes of yet.
-    unadmitted: BTreeSet<(RuleSlot, ReceiverKey)>,
+    unadmitted: BTreeSet<(RuleSlot, Place)>,
     /// Whose filters are to be brought in line.
-    stale: BTreeSet<ReceiverKey>,
+    stale: BTreeSet<Place>,
     /// Told to the worker once, needed no more.
     closing: Vec<SocketId>,
     /// Rules looked at while admitting.
@@ -52,7 +66,7 @@ pub(crate) struct Sockets {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    Receiver(ReceiverKey),
+    Receiver(Place),
     Sender(SenderKey),
 }
 
@@ -101,27 +115,72 @@ impl Sockets {
         counters: &Segment,
         input: impl FnOnce() -> Option<InputSlot>,
     ) -> Result<SocketId, String> {
-        if let Some(receiver) = self.receivers.get_mut(&key) {
-            if let Entry::Vacant(place) = receiver.users.entry(rule) {
-                place.insert(User { wanted, admitted: false });
-                self.unadmitted.insert((rule, key));
+        let mut place = self.shared.place_of(&key);
+        if !self.receivers.contains_key(&place)
+            && self.receivers.len() >= OWN_MAX
+            && let Some(port) = Port::of(&key)
+        {
+            match self.shared.join(port, &key, &self.receivers)? {
+                Joined::At(found) => place = found,
+                Joined::NeedsSocket(new) => {
+                    place = new;
+                    self.open(place, ifname, counters, input)?;
+                    let fd = &self.receivers[&place].fd;
+                    if let Err(problem) = self.shared.join_first(place, &key, fd.as_fd()) {
+                        self.close(place, counters, true);
+                        return Err(problem);
+                    }
+                }
             }
-            return Ok(receiver.id);
+        } else if !self.receivers.contains_key(&place) {
+            self.open(place, ifname, counters, input)?;
         }
-        let input = input().ok_or("no room for the counters of another input")?;
-        let (fd, kind) = open_receiver(&key, ifname).map_err(|error| error.to_string())?;
-        let id = next(&mut self.ids);
-        let users = HashMap::from([(rule, User { wanted, admitted: false })]);
-        self.unadmitted.insert((rule, key));
-        let ledger = Ledger::open(kind, counters.input(input));
-        let filter = match key {
-            ReceiverKey::Packet { ethernet, .. } => Some(LiveFilter::new(filter_link(ethernet))),
-            ReceiverKey::Udp { .. } => None,
+        let Some(receiver) = self.receivers.get_mut(&place) else { return Err("the socket is gone".into()) };
+        let user = match receiver.users.entry(rule) {
+            Entry::Occupied(user) => user.into_mut(),
+            Entry::Vacant(user) => {
+                self.shared.enter(&key);
+                user.insert(User { wanted, admitted: false })
+            }
         };
-        let receiver = Receiver { id, fd, input, kind, users, told: false, ledger, filter };
-        self.receivers.insert(key, receiver);
-        self.untold.insert(Key::Receiver(key));
-        Ok(id)
+        if !user.admitted {
+            self.unadmitted.insert((rule, place));
+        }
+        Ok(receiver.id)
+    }
+
+    /// Opens a receiving socket that nobody uses yet.
+    fn open(
+        &mut self,
+        place: Place,
+        ifname: &str,
+        counters: &Segment,
+        input: impl FnOnce() -> Option<InputSlot>,
+    ) -> Result<(), String> {
+        self.check_room()?;
+        let input = input().ok_or("no room for the counters of another input")?;
+        let (fd, kind) = open_receiver(&place.key(), ifname).map_err(|error| error.to_string())?;
+        let id = next(&mut self.ids);
+        let ledger = Ledger::open(kind, counters.input(input));
+        let filter = match place {
+            Place::Own(ReceiverKey::Packet { ethernet, .. }) => Some(LiveFilter::new(filter_link(ethernet))),
+            _ => None,
+        };
+        let receiver = Receiver { id, fd, input, kind, users: HashMap::new(), told: false, ledger, filter };
+        self.receivers.insert(place, receiver);
+        self.untold.insert(Key::Receiver(place));
+        Ok(())
+    }
+
+    /// Whether the worker can take another socket.
+    fn check_room(&self) -> Result<(), String> {
+        if self.count() + self.closing.len() < SOCKETS_MAX {
+            return Ok(());
+        }
+        Err(format!(
+            "the worker has {SOCKETS_MAX} sockets, the most it can have; use more workers, the packet data path, or fewer different ports, \
+             sources and interfaces"
+        ))
     }
 
     /// Gives a rule's receiving socket back; what the filter let through for it stays out from now on. Whether the worker is there
@@ -133,28 +192,34 @@ impl Sockets {
         counters: &Segment,
         alive: bool,
     ) {
-        let Some(receiver) = self.receivers.get_mut(key) else { return };
-        self.unadmitted.remove(&(rule, *key));
-        if let (Some(User { wanted, admitted: true }), Some(filter)) =
-            (receiver.users.remove(&rule), &mut receiver.filter)
-        {
+        let place = self.shared.place_of(key);
+        let Some(receiver) = self.receivers.get_mut(&place) else { return };
+        self.unadmitted.remove(&(rule, place));
+        let Some(User { wanted, admitted }) = receiver.users.remove(&rule) else { return };
+        self.shared.leave(key, receiver.fd.as_fd());
+        if let (true, Some(filter)) = (admitted, &mut receiver.filter) {
             filter.remove(wanted);
-            self.stale.insert(*key);
+            self.stale.insert(place);
         }
         if receiver.users.is_empty() {
-            if let ReceiverKey::Packet { .. } = key {
-                // The worker has it open until its next plan, and until then still has the route. A filter that cannot be
-                // set leaves it as it would be without this.
-                let _ = filter::attach(&receiver.fd, &Filter::drop_all());
-            }
-            let Receiver { fd, input, ledger, .. } = receiver;
-            ledger.close(fd.as_fd(), counters.input(*input), alive);
-            if receiver.told {
-                self.closing.push(receiver.id);
-            }
-            self.receivers.remove(key);
-            self.stale.remove(key);
+            self.close(place, counters, alive);
         }
+    }
+
+    /// Closes a receiving socket that nobody uses any more.
+    fn close(&mut self, place: Place, counters: &Segment, alive: bool) {
+        let Some(mut receiver) = self.receivers.remove(&place) else { return };
+        if let Place::Own(ReceiverKey::Packet { .. }) = place {
+            // The worker has it open until its next plan, and until then still has the route. A filter that cannot be set
+            // leaves it as it would be without this.
+            let _ = filter::attach(&receiver.fd, &Filter::drop_all());
+        }
+        receiver.ledger.close(receiver.fd.as_fd(), counters.input(receiver.input), alive);
+        if receiver.told {
+            self.closing.push(receiver.id);
+        }
+        self.stale.remove(&place);
+        self.shared.close(place);
     }
 
     pub(crate) fn acquire_sender(&mut self, key: SenderKey) -> Result<SocketId, String> {
@@ -162,6 +227,7 @@ impl Sockets {
             sender.users += 1;
             return Ok(sender.id);
         }
+        self.check_room()?;
         let fd = open_sender(&key).map_err(|error| error.to_string())?;
         let id = next(&mut self.ids);
         self.senders.insert(key, Sender { id, fd, users: 1, told: false });
@@ -183,18 +249,45 @@ impl Sockets {
     /// Has a rule take over from another on the same input, without a moment in which the filter keeps its datagrams out. The
     /// other stays until it is released.
     pub(crate) fn share_receiver(&mut self, key: &ReceiverKey, from: RuleSlot, to: RuleSlot) {
-        let Some(receiver) = self.receivers.get_mut(key) else { return };
+        let place = self.shared.place_of(key);
+        let Some(receiver) = self.receivers.get_mut(&place) else { return };
         let Some(&User { wanted, admitted }) = receiver.users.get(&from) else { return };
         if receiver.users.insert(to, User { wanted, admitted }).is_some() {
             return;
         }
+        self.shared.enter(key);
         match &mut receiver.filter {
             Some(filter) if admitted => filter.insert(wanted),
             _ => {}
         }
         if !admitted {
-            self.unadmitted.insert((to, *key));
+            self.unadmitted.insert((to, place));
         }
+    }
+
+    /// Lets nothing more through for a rule that goes on being a user; what waits already stays.
+    pub(crate) fn shut(&mut self, key: &ReceiverKey, rule: RuleSlot) {
+        let place = self.shared.place_of(key);
+        self.unadmitted.remove(&(rule, place));
+        let Some(receiver) = self.receivers.get_mut(&place) else { return };
+        let Some(user) = receiver.users.get_mut(&rule) else { return };
+        if let (true, Some(filter)) = (std::mem::take(&mut user.admitted), &mut receiver.filter) {
+            filter.remove(user.wanted);
+            self.stale.insert(place);
+        }
+    }
+
+    /// How many frames a packet socket has let through so far, for [`Sockets::has_taken`]. None for a UDP socket, where the kernel
+    /// does not say.
+    pub(crate) fn passed(&mut self, key: &ReceiverKey, counters: &Segment) -> Option<u64> {
+        let receiver = self.receivers.get_mut(&self.shared.place_of(key))?;
+        receiver.ledger.passed(receiver.fd.as_fd(), counters.input(receiver.input))
+    }
+
+    /// Whether the worker has taken so many.
+    pub(crate) fn has_taken(&self, key: &ReceiverKey, passed: u64, counters: &Segment) -> bool {
+        let receiver = self.receivers.get(&self.shared.place_of(key));
+        receiver.is_none_or(|receiver| receiver.ledger.has_taken(passed, counters.input(receiver.input)))
     }
 
     /// The worker has these rules' routes: let their datagrams through.
@@ -365,41 +458,4 @@ fn open_sender(key: &SenderKey) -> Result<OwnedFd, OpenError> {
         report_full_queue,
         send_buffer_bytes,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Loopback.
-    const IFINDEX: u32 = 1;
-
-    #[test]
-    fn a_rule_more_or_less_has_no_other_rule_looked_at() {
-        let counters = Segment::create().expect("memory");
-        let mut sockets = Sockets::default();
-        let bound = "127.0.0.1:0".parse().expect("an address");
-        let key = ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None };
-        let wanted = Wanted { destination: bound.ip(), port: 0, source: None };
-        let acquire = |sockets: &mut Sockets, rule| {
-            let acquired =
-                sockets.acquire_receiver(key, RuleSlot(rule), wanted, "lo", &counters, || Some(InputSlot(0)));
-            acquired.expect("a socket on loopback needs no right")
-        };
-        for rule in 0..10_000 {
-            acquire(&mut sockets, rule);
-        }
-        assert_eq!(sockets.untold().expect("descriptors").len(), 1);
-        sockets.admit(|rule| rule.0 != 17);
-        assert_eq!(sockets.looked_at, 10_000);
-        acquire(&mut sockets, 10_000);
-        sockets.admit(|rule| rule.0 != 17);
-        assert_eq!(sockets.looked_at, 10_002, "the new one and the one that has no route yet");
-        sockets.release_receiver(&key, RuleSlot(17), &counters, true);
-        sockets.admit(|_| true);
-        assert_eq!(sockets.looked_at, 10_002);
-        assert!(sockets.untold().expect("descriptors").is_empty() && sockets.take_closing().is_empty());
-        (0..=10_000).for_each(|rule| sockets.release_receiver(&key, RuleSlot(rule), &counters, true));
-        assert_eq!((sockets.count(), sockets.take_closing().len()), (0, 1));
-    }
 }

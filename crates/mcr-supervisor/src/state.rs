@@ -15,6 +15,7 @@ use mcr_socket::filter::Wanted;
 use tracing::{info, warn};
 
 use crate::{
+    carry::Draining,
     events::{Events, state_event},
     holds::Holds,
     inputs::Inputs,
@@ -41,6 +42,8 @@ pub(crate) struct State {
     /// What the configuration says beside rules.
     pub(crate) settings: Settings,
     pub(crate) loads: Loads,
+    /// Rules that have moved and of which something waits at the worker before.
+    pub(crate) draining: Vec<Draining>,
     pub(crate) events: Events,
 }
 
@@ -58,6 +61,7 @@ impl State {
             output_slots: Slots::new(OUTPUT_SLOTS),
             settings: Settings::default(),
             loads: Loads::default(),
+            draining: Vec::new(),
             events: Events::default(),
         }
     }
@@ -172,6 +176,7 @@ impl State {
         let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
         let Some(rule) = self.rules.remove(id) else { return Err(not_found(rule)) };
         self.events.rule(&rule, EventWhat::Removed, None);
+        self.end_drains(rule.slot);
         if let Some((from, acquired)) = rule.leaving {
             leave(rule.slot, acquired, &mut self.workers[usize::from(from.0)], &mut self.holds);
         }
@@ -406,7 +411,8 @@ pub(crate) fn leave(rule: RuleSlot, acquired: Acquired, worker: &mut Worker, hol
     release(acquired, rule, worker, holds);
 }
 
-fn release(acquired: Acquired, rule: RuleSlot, worker: &mut Worker, holds: &mut Holds) {
+/// Gives back what a rule held at a worker.
+pub(crate) fn release(acquired: Acquired, rule: RuleSlot, worker: &mut Worker, holds: &mut Holds) {
     if let Some(key) = acquired.receiver {
         let alive = worker.is_running();
         worker.sockets.release_receiver(&key, rule, &worker.counters, alive);

@@ -58,6 +58,24 @@ pub fn open_input(options: &UdpInput<'_>) -> Result<OwnedFd, OpenError> {
     Ok(fd)
 }
 
+/// Adds a group, from any source, to a live input that was opened for any address (0.0.0.0 or `::`) of a port: the destination that
+/// comes with each datagram tells which it was sent to.
+///
+/// # Errors
+/// [`JoinError`]; its `Limit` means that this socket holds as many as the kernel lets one hold (`net.ipv4.igmp_max_memberships`, 20
+/// unless raised).
+pub fn add_group(fd: impl AsFd, ifindex: u32, group: IpAddr) -> Result<(), JoinError> {
+    join::join_group(fd.as_fd(), ifindex, group)
+}
+
+/// Takes a group, with all its sources, from a live input.
+///
+/// # Errors
+/// [`JoinError`]. That the interface is gone, or the group was never added, is no error.
+pub fn remove_group(fd: impl AsFd, ifindex: u32, group: IpAddr) -> Result<(), JoinError> {
+    join::leave_group(fd.as_fd(), ifindex, group)
+}
+
 /// Adds a source to a live input that was opened with sources.
 ///
 /// # Errors

@@ -168,6 +168,16 @@ static __attribute__((noinline)) int reject(struct frame *frame, __u32 reason)
 	return NEXT;
 }
 
+/* The offset of the UDP header behind an authentication header, or less than 0 and the reason. */
+static inline_always int behind_authentication(struct __sk_buff *skb, __u32 offset, __u8 *next)
+{
+	__u8 start[2];
+	if (bpf_skb_load_bytes(skb, offset, start, sizeof start) < 0 || start[1] == 0)
+		return -1 - INPUT_MALFORMED;
+	*next = start[0];
+	return offset + (start[1] + 2) * 4;
+}
+
 struct walk {
 	struct __sk_buff *skb;
 	__u32 offset;
@@ -243,7 +253,7 @@ static inline_always int read_ip(struct frame *frame, __u32 *end)
 				return 0;
 		}
 		struct ipv4 *ip = data + ETHERNET_BYTES;
-		if (ip->protocol != UDP)
+		if (ip->protocol != UDP && ip->protocol != AUTHENTICATION)
 			return 0;
 		frame->key.address[0] = ip->address;
 		frame->key.source[0] = ip->source;
@@ -255,7 +265,11 @@ static inline_always int read_ip(struct frame *frame, __u32 *end)
 			return -1 - INPUT_MALFORMED;
 		if (ip->fragment & htons(0x3fff))
 			return -1 - INPUT_FRAGMENT;
-		return ETHERNET_BYTES + header_bytes;
+		if (likely(ip->protocol == UDP))
+			return ETHERNET_BYTES + header_bytes;
+		__u8 next;
+		int offset = behind_authentication(skb, ETHERNET_BYTES + header_bytes, &next);
+		return offset > 0 && next != UDP ? -1 - INPUT_NOT_UDP : offset;
 	}
 	if (skb->protocol != htons(ETH_P_IPV6))
 		return 0;
@@ -343,7 +357,7 @@ static inline_always int is_ipv4_sum_right(struct __sk_buff *skb, __u32 header_b
 	return fold(sum) == 0xffff;
 }
 
-/* Takes options and extension headers out, so that the UDP header is behind the plain IP header and nothing behind the datagram. */
+/* Takes options and extension headers out, so that the UDP header is behind the plain IP header. */
 static __attribute__((noinline)) int strip(struct frame *frame)
 {
 	struct __sk_buff *skb = frame->skb;
@@ -352,14 +366,7 @@ static __attribute__((noinline)) int strip(struct frame *frame)
 	if (surplus > 0xfff)
 		return -1;
 	__u64 flags = skb->gso_size ? BPF_F_ADJ_ROOM_FIXED_GSO : 0;
-	if (surplus && bpf_skb_adjust_room(skb, -(__s32)surplus, BPF_ADJ_ROOM_NET, flags) < 0)
-		return -1;
-	__u32 udp_bytes = UDP_BYTES + frame->payload_bytes, end = plain + udp_bytes;
-	if (frame->datagrams == 1)
-		frame->ip_bytes = end - ETHERNET_BYTES;
-	else
-		frame->ip_bytes -= surplus;
-	if (skb->len > end && !skb->gso_size && bpf_skb_change_tail(skb, end, 0) < 0)
+	if (bpf_skb_adjust_room(skb, -(__s32)surplus, BPF_ADJ_ROOM_NET, flags) < 0)
 		return -1;
 	frame->udp_offset = plain;
 	void *data = start_of(skb);
@@ -369,17 +376,13 @@ static __attribute__((noinline)) int strip(struct frame *frame)
 		if (!holds(skb, data, ETHERNET_BYTES + IPV6_BYTES))
 			return -1;
 		struct ipv6 *ip = data + ETHERNET_BYTES;
-		__u16 bytes = htons(udp_bytes);
-		/* The next header is the first byte of its word. An IPv4 header sums to nothing, before and after. */
-		__u32 written = (__u32)bytes + UDP + (__u16)~ip->payload_bytes + (__u16)~(__u16)ip->next;
 		ip->next = UDP;
-		ip->payload_bytes = bytes;
-		bpf_csum_update(skb, written);
+		ip->payload_bytes = htons(ntohs(ip->payload_bytes) - surplus);
 		return 0;
 	}
 	struct ipv4 *ip = data + ETHERNET_BYTES;
 	ip->version_and_words = 0x45;
-	ip->bytes = htons(IPV4_BYTES + udp_bytes);
+	ip->bytes = htons(ntohs(ip->bytes) - surplus);
 	ip->protocol = UDP;
 	ip->checksum = 0;
 	__u32 *words = (void *)ip;
@@ -397,8 +400,7 @@ static inline_always int exchange_checksum(struct frame *frame, __u32 offset)
 	if (!holds(frame->skb, data, offset + UDP_BYTES))
 		return -1;
 	struct udp *udp = data + offset;
-	/* Without a branch, so that the verifier goes on with one value that may be either, and not twice. */
-	frame->partial = (__u32)((udp->checksum ^ frame->udp_checksum) - 1) >> 31;
+	frame->partial = udp->checksum == frame->udp_checksum;
 	udp->checksum = frame->udp_checksum;
 	return 0;
 }
@@ -421,7 +423,7 @@ static inline_always int remember_udp(struct frame *frame, __u32 offset)
 static inline_always int learn_checksum(struct frame *frame)
 {
 	struct __sk_buff *skb = frame->skb;
-	frame->complete = !((__u64)bpf_csum_update(skb, 0) >> 63);
+	frame->complete = bpf_csum_update(skb, 0) >= 0;
 	/* Any difference but 0 and its other form. */
 	if (bpf_l4_csum_replace(skb, frame->udp_offset + 6, 0, 1, 0) < 0)
 		return -1;
@@ -468,51 +470,6 @@ static inline_always int remember(struct frame *frame)
 		written += sum_of(frame->key.source, 1) + sum_of(frame->key.address, 1);
 	frame->written = written + frame->source_port + frame->key.port + frame->udp_checksum;
 	return 0;
-}
-
-struct summing {
-	struct __sk_buff *skb;
-	__u32 offset;
-	__u32 end;
-	__s64 sum; /* Less than 0: it could not be read. */
-};
-
-/* Adds a part of the datagram. */
-static long sum_part(__u32 index, struct summing *summing)
-{
-	__u64 part[16] = {};
-	__u32 bytes = summing->end - summing->offset;
-	(void)index;
-	if (bytes > sizeof part)
-		bytes = sizeof part;
-	if (bytes == 0)
-		return 1;
-	if (bpf_skb_load_bytes(summing->skb, summing->offset, part, bytes) < 0) {
-		summing->sum = -1;
-		return 1;
-	}
-	summing->sum = bpf_csum_diff(0, 0, (__u32 *)part, sizeof part, summing->sum);
-	summing->offset += bytes;
-	return summing->sum < 0;
-}
-
-/*
- * Whether the UDP checksum is right, as far as a receiver would ask. Where it is left to a device or a device has seen to it nothing is
- * read; else the datagram is summed.
- */
-static __attribute__((noinline)) int is_udp_sum_right(struct frame *frame)
-{
-	struct __sk_buff *skb = frame->skb;
-	int ipv6 = frame->key.ipv6;
-	if (frame->udp_checksum == 0)
-		return !ipv6;
-	if (skb->gso_size || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
-		return 1;
-	__u32 udp_bytes = UDP_BYTES + frame->payload_bytes;
-	__u64 pseudo = sum_of(frame->key.source, ipv6) + sum_of(frame->key.address, ipv6) + htons(UDP) + htons(udp_bytes);
-	struct summing summing = { .skb = skb, .offset = frame->udp_offset, .end = frame->udp_offset + udp_bytes };
-	bpf_loop(0x10000 / 128, sum_part, &summing, 0);
-	return summing.sum >= 0 && fold(pseudo + (__u32)summing.sum) == 0xffff;
 }
 
 /* What the headers of one copy say. */
@@ -723,16 +680,17 @@ static long send_clone(__u32 index, struct frame *frame)
 	return 0;
 }
 
-/* Sends the frame to every output of its block; `local` is 1 if it goes on to the stack after that, or 0. */
-static inline_always int relay_to(struct frame *frame, __u32 count, __u32 local)
+/* Sends the frame to every output of its block. */
+static inline_always int relay_to(struct frame *frame, __u32 count, int local)
 {
-	/* Called at one place and without a branch before it, because the verifier follows it anew from each. */
-	__u32 last = count - 1;
-	bpf_loop(last + local, send_clone, frame, 0);
 	if (local) {
+		bpf_loop(count, send_clone, frame, 0);
 		restore(frame);
 		return NEXT;
 	}
+	if (count > 1)
+		bpf_loop(count - 1, send_clone, frame, 0);
+	__u32 last = count - 1;
 	__u32 ifindex = prepare(frame, last);
 	if (!ifindex)
 		return SHOT;
@@ -769,9 +727,7 @@ int relay(struct __sk_buff *skb)
 		return NEXT;
 	__u32 udp_bytes = ntohs(udp.bytes);
 	counts->frames += 1;
-	/* Of a superframe it says all, or its datagrams could not be counted. */
-	__u32 room = end - (__u32)udp_offset;
-	if (unlikely(udp_bytes < UDP_BYTES || udp_bytes > room || (skb->gso_size && udp_bytes != room))) {
+	if (unlikely(udp_bytes < UDP_BYTES || udp_bytes > end - (__u32)udp_offset)) {
 		counts->datagrams += 1;
 		counts->drops[INPUT_MALFORMED] += 1;
 		return NEXT;
@@ -799,7 +755,8 @@ int relay(struct __sk_buff *skb)
 		return NEXT;
 	}
 	__u32 plain = ETHERNET_BYTES + (frame.key.ipv6 ? IPV6_BYTES : IPV4_BYTES);
-	if (unlikely((__u32)udp_offset != plain || skb->len != (__u32)udp_offset + udp_bytes)) {
+	if (unlikely((__u32)udp_offset != plain)) {
+		frame.ip_bytes -= udp_offset - plain;
 		if (strip(&frame) < 0) {
 			counts->drops[INPUT_MALFORMED] += frame.datagrams;
 			return NEXT;
@@ -807,10 +764,6 @@ int relay(struct __sk_buff *skb)
 	}
 	if (unlikely(remember(&frame) < 0)) {
 		counts->drops[INPUT_MALFORMED] += frame.datagrams;
-		return NEXT;
-	}
-	if (unlikely(!frame.partial) && !is_udp_sum_right(&frame)) {
-		counts->drops[INPUT_CHECKSUM] += frame.datagrams;
 		return NEXT;
 	}
 	counts->matched += frame.datagrams;

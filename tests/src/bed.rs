@@ -203,6 +203,18 @@ macro_rules! in_every_cell {
     ($(fn $name:ident($cell:ident) $body:block)+) => {
         $crate::in_cells! {
             packet_uring = PACKET_URING, packet_syscalls = PACKET_SYSCALLS,
+            udp_uring = UDP_URING, udp_syscalls = UDP_SYSCALLS, kernel = KERNEL;
+            $(fn $name($cell) $body)+
+        }
+    };
+}
+
+/// As [`in_every_cell`], for what the `kernel` path leaves to the others.
+#[macro_export]
+macro_rules! in_worker_cells {
+    ($(fn $name:ident($cell:ident) $body:block)+) => {
+        $crate::in_cells! {
+            packet_uring = PACKET_URING, packet_syscalls = PACKET_SYSCALLS,
             udp_uring = UDP_URING, udp_syscalls = UDP_SYSCALLS;
             $(fn $name($cell) $body)+
         }

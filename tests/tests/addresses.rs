@@ -10,9 +10,11 @@ use std::{
     net::UdpSocket,
 };
 
-use mcr_e2e::{Bed, Cell, Daemon, Sink, Source, eventually, held::host_counter, in_every_cell, law, source};
+use mcr_e2e::{
+    Bed, Cell, Daemon, Sink, Source, eventually, held::host_counter, in_every_cell, in_worker_cells, law,
+    source,
+};
 use mcr_lab::{Line, Namespace};
-use mcr_proto::rule::Datapath;
 
 /// Inputs of all kinds, and what to send to.
 const INPUTS: [(&str, &str); 4] = [
@@ -39,10 +41,10 @@ fn many_groups(cell: Cell, count: usize) {
         4 => format!("[ff15::1:{index:x}]:5000"),
         _ => format!("239.1.{}.{}:5000", index / 250, index % 250 + 1),
     };
-    let path = if cell.datapath == Datapath::Udp { "udp" } else { "packet" };
+    let path = cell.datapath.to_string();
     let mut config = String::new();
     for index in 0..count {
-        let (input, datapath) = (group(index), path);
+        let (input, datapath) = (group(index), &path);
         writeln!(
             config,
             "[[rule]]\nname = \"group-{index}\"\ninput = \"{input}@in0\"\ndatapath = \"{datapath}\""
@@ -83,37 +85,6 @@ fn many_groups(cell: Cell, count: usize) {
 }
 
 in_every_cell! {
-    fn datagrams_pass_between_groups_and_hosts_of_both_families(cell) {
-        let mut bed = Bed::new(cell, 4);
-        let mut sinks = Vec::new();
-        for (number, (input, _)) in (1..).zip(INPUTS) {
-            let port = 6000 + number;
-            let outputs = [
-                format!("239.2.2.{number}:{port}@out0"),
-                format!("10.3.0.2:{port}"),
-                format!("[ff15::2:{number}]:{port}@out2"),
-                format!("[fd00:5::2]:{port}"),
-            ];
-            bed.add(&format!("rule-{number}"), input, &outputs.each_ref().map(String::as_str));
-            let listen = [format!("239.2.2.{number}:{port}@dst0"), outputs[1].clone(), format!("[ff15::2:{number}]:{port}@dst2"), outputs[3].clone()];
-            sinks.push([0, 1, 2, 3].map(|index| bed.sink(index, &listen[index])));
-        }
-        for ((number, (_, to)), sinks) in (1..).zip(INPUTS).zip(&sinks) {
-            let payloads = source::assorted(number, to.starts_with('['));
-            bed.source(to).send(&payloads);
-            for (sink, own) in sinks.iter().zip(["10.2.0.1", "10.3.0.1", "fd00:4::1", "fd00:5::1"]) {
-                let from = sink.expect(&payloads)[0].from;
-                assert_eq!(from.ip().to_string(), own, "source=interface, from an input {to}");
-            }
-        }
-        let stats = bed.finish();
-        sinks.iter().flatten().for_each(Sink::expect_nothing_more);
-        assert_eq!(law::input(&stats, "in0").datagrams, 800);
-        for rule in &stats.rules {
-            assert!(rule.outputs.iter().all(|output| output.copies == 200), "{rule:?}");
-        }
-    }
-
     fn only_wanted_sources_are_joined_and_relayed_in_both_families(cell) {
         let mut bed = Bed::new(cell, 1);
         for host in [8, 9] {
@@ -156,6 +127,49 @@ in_every_cell! {
         let input = law::input(&stats, "in0");
         assert_eq!((input.datagrams, input.matched, input.drops), (120, 120, BTreeMap::new()));
     }
+}
+
+in_worker_cells! {
+    fn twenty_five_groups_are_joined_and_relayed(cell) {
+        many_groups(cell, 25);
+    }
+
+    fn twelve_hundred_groups_are_joined_and_relayed(cell) {
+        many_groups(cell, 1_200);
+    }
+}
+
+in_worker_cells! {
+    fn datagrams_pass_between_groups_and_hosts_of_both_families(cell) {
+        let mut bed = Bed::new(cell, 4);
+        let mut sinks = Vec::new();
+        for (number, (input, _)) in (1..).zip(INPUTS) {
+            let port = 6000 + number;
+            let outputs = [
+                format!("239.2.2.{number}:{port}@out0"),
+                format!("10.3.0.2:{port}"),
+                format!("[ff15::2:{number}]:{port}@out2"),
+                format!("[fd00:5::2]:{port}"),
+            ];
+            bed.add(&format!("rule-{number}"), input, &outputs.each_ref().map(String::as_str));
+            let listen = [format!("239.2.2.{number}:{port}@dst0"), outputs[1].clone(), format!("[ff15::2:{number}]:{port}@dst2"), outputs[3].clone()];
+            sinks.push([0, 1, 2, 3].map(|index| bed.sink(index, &listen[index])));
+        }
+        for ((number, (_, to)), sinks) in (1..).zip(INPUTS).zip(&sinks) {
+            let payloads = source::assorted(number, to.starts_with('['));
+            bed.source(to).send(&payloads);
+            for (sink, own) in sinks.iter().zip(["10.2.0.1", "10.3.0.1", "fd00:4::1", "fd00:5::1"]) {
+                let from = sink.expect(&payloads)[0].from;
+                assert_eq!(from.ip().to_string(), own, "source=interface, from an input {to}");
+            }
+        }
+        let stats = bed.finish();
+        sinks.iter().flatten().for_each(Sink::expect_nothing_more);
+        assert_eq!(law::input(&stats, "in0").datagrams, 800);
+        for rule in &stats.rules {
+            assert!(rule.outputs.iter().all(|output| output.copies == 200), "{rule:?}");
+        }
+    }
 
     fn senders_to_the_relay_itself_are_told_of_no_closed_port(cell) {
         let mut bed = Bed::new(cell, 1);
@@ -191,13 +205,5 @@ in_every_cell! {
         }
         sinks.iter().for_each(Sink::expect_nothing_more);
         bed.finish();
-    }
-
-    fn twenty_five_groups_are_joined_and_relayed(cell) {
-        many_groups(cell, 25);
-    }
-
-    fn twelve_hundred_groups_are_joined_and_relayed(cell) {
-        many_groups(cell, 1_200);
     }
 }

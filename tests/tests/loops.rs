@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mcr_client::ClientError;
-use mcr_e2e::{Bed, in_every_cell, in_packet_cells, law, source};
+use mcr_e2e::{Bed, in_packet_cells, in_worker_cells, law, source};
 use mcr_lab::veth;
 use mcr_proto::{message::FaultKind, rule::Datapath};
 
@@ -31,7 +31,7 @@ fn send(bed: &Bed, to: &str) {
     bed.source(to).send(&source::payloads(1, sizes));
 }
 
-in_every_cell! {
+in_worker_cells! {
     fn a_group_relayed_to_itself_over_networks_that_are_joined_is_sent_once(cell) {
         let mut bed = Bed::new(cell, 1);
         join(&bed);
@@ -81,7 +81,7 @@ in_packet_cells! {
     }
 }
 
-in_every_cell! {
+in_worker_cells! {
     fn rules_that_would_feed_each_other_within_the_host_are_refused_by_name(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("there", "239.1.1.1:5000@lo", &["239.1.1.2:5000@lo"]);

@@ -12,7 +12,7 @@ use etherparse::{Icmpv4Type, PacketBuilder, icmpv4::DestUnreachableHeader};
 use mcr_e2e::{
     Bed, Macs, Sink, Source, Wire,
     held::host_counter,
-    in_every_cell, law, source,
+    in_every_cell, in_worker_cells, law, source,
     wire::{Parsed, parse_ip},
 };
 use mcr_lab::{Namespace, Tun};
@@ -134,6 +134,38 @@ in_every_cell! {
         expect_captured(&captured, &[bears4, bears6].concat(), &payloads);
     }
 
+    fn forged_icmp_errors_cost_no_copy(cell) {
+        let mut bed = Bed::new(cell, 1);
+        bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
+        let (sink, source) = (bed.sink(0, "239.2.2.2:6000@dst0"), bed.source("239.1.1.1:5000"));
+        let macs = Macs::of((&bed.line.sinks[0], "dst0"), (&bed.line.relay, "out0"));
+        let wire = Wire::open(&bed.line.sinks[0], "dst0", &[]);
+        let mut sent = source::payloads(1, [100; 1]);
+        source.send(&sent);
+        let from = sink.expect(&sent)[0].from;
+        // What an error quotes: the headers of the copy. Nobody may answer a group so, but a forger does.
+        let copy = macs.frame(&from.to_string(), "239.2.2.2:6000", &sent[0]);
+        let error = PacketBuilder::ethernet2(macs.from, macs.to)
+            .ipv4([10, 2, 0, 2], [10, 2, 0, 1], 64)
+            .icmpv4(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port));
+        let mut forged = Vec::new();
+        error.write(&mut forged, &copy[14..14 + 28]).unwrap();
+        for round in 2..50 {
+            wire.send(&forged);
+            let payloads = source::payloads(round, [200, 200, 10]);
+            source.send(&payloads);
+            sink.expect(&payloads);
+            sent.extend(payloads);
+        }
+        let came = host_counter(&bed.line.relay, "Icmp", "InDestUnreachs");
+        assert_eq!(came, 48, "the relay's host got the errors");
+        let stats = bed.finish();
+        sink.expect_nothing_more();
+        assert_eq!(output_drops(&stats, "rule", 0), (sent.len() as u64, BTreeMap::new()));
+    }
+}
+
+in_worker_cells! {
     fn copies_of_many_outputs_and_workers_bear_one_source_port(cell) {
         let mut bed = Bed::with_workers(cell, 1, 2);
         let source = "source=10.2.0.1:7777";
@@ -226,36 +258,6 @@ in_every_cell! {
         sinks.iter().for_each(Sink::expect_nothing_more);
         let input = law::input(&stats, "lo");
         assert_eq!((input.datagrams, input.matched), (22, 22), "{input:?}");
-    }
-
-    fn forged_icmp_errors_cost_no_copy(cell) {
-        let mut bed = Bed::new(cell, 1);
-        bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
-        let (sink, source) = (bed.sink(0, "239.2.2.2:6000@dst0"), bed.source("239.1.1.1:5000"));
-        let macs = Macs::of((&bed.line.sinks[0], "dst0"), (&bed.line.relay, "out0"));
-        let wire = Wire::open(&bed.line.sinks[0], "dst0", &[]);
-        let mut sent = source::payloads(1, [100; 1]);
-        source.send(&sent);
-        let from = sink.expect(&sent)[0].from;
-        // What an error quotes: the headers of the copy. Nobody may answer a group so, but a forger does.
-        let copy = macs.frame(&from.to_string(), "239.2.2.2:6000", &sent[0]);
-        let error = PacketBuilder::ethernet2(macs.from, macs.to)
-            .ipv4([10, 2, 0, 2], [10, 2, 0, 1], 64)
-            .icmpv4(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port));
-        let mut forged = Vec::new();
-        error.write(&mut forged, &copy[14..14 + 28]).unwrap();
-        for round in 2..50 {
-            wire.send(&forged);
-            let payloads = source::payloads(round, [200, 200, 10]);
-            source.send(&payloads);
-            sink.expect(&payloads);
-            sent.extend(payloads);
-        }
-        let came = host_counter(&bed.line.relay, "Icmp", "InDestUnreachs");
-        assert_eq!(came, 48, "the relay's host got the errors");
-        let stats = bed.finish();
-        sink.expect_nothing_more();
-        assert_eq!(output_drops(&stats, "rule", 0), (sent.len() as u64, BTreeMap::new()));
     }
 
     fn outputs_that_fail_harm_no_other(cell) {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mcr_e2e::{Bed, Cell, Daemon, DaemonOptions, Sink, StopOnDrop, in_every_cell, law, source};
+use mcr_e2e::{Bed, Cell, Daemon, DaemonOptions, Sink, StopOnDrop, in_worker_cells, law, source};
 use mcr_gen::{Progress, Receiver, RecvOptions, SendOptions, Sender, Stop};
 use mcr_lab::{Line, require};
 use mcr_proto::message::IoChoice;
@@ -22,7 +22,7 @@ fn relayed(bed: &mut Bed) -> u64 {
     law::rule(&law::read(&mut bed.client), "fan").datagrams
 }
 
-in_every_cell! {
+in_worker_cells! {
     fn an_overloaded_worker_relays_on_and_what_it_cannot_take_is_counted(cell) {
         let mut bed = Bed::new(cell, 1);
         let outputs: Vec<_> = (0..FAN_OUT).map(|index| format!("239.2.2.{index}:6000@out0,source=keep")).collect();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use etherparse::{IpHeaders, Ipv6RawExtHeader, Ipv6RoutingExtensions, ip_number};
-use mcr_e2e::{Bed, Cell, Macs, Sink, Source, Wire, in_every_cell, law, source};
+use mcr_e2e::{Bed, Cell, Macs, Sink, Source, Wire, in_every_cell, in_worker_cells, law, source};
 use mcr_proto::rule::Datapath;
 
 const FROM: &str = "10.1.0.1:4000";
@@ -72,6 +72,78 @@ fn expected(cell: Cell, packet: &[(&str, u64)], udp: &[(&str, u64)]) -> BTreeMap
 }
 
 in_every_cell! {
+    fn what_the_receiving_device_has_merged_is_split_again(cell) {
+        let mut bed = Bed::new(cell, 1);
+        // The sender's device gets single frames, in a burst, and the receiver's merges them (GRO).
+        bed.line.source.set_offload("src0", "tx-udp-segmentation", false).unwrap();
+        for feature in ["rx-gro", "rx-udp-gro-forwarding"] {
+            bed.line.relay.set_offload("in0", feature, true).unwrap();
+        }
+        bed.line.relay.wait_running("in0").unwrap();
+        bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
+        bed.add("rule6", "[ff15::1]:5000@in0", &["[ff15::2]:6000@out0"]);
+        let sinks = [bed.sink(0, "239.2.2.2:6000@dst0"), bed.sink(0, "[ff15::2]:6000@dst0")];
+        let (source, source6) = (bed.source(TO), bed.source(TO6));
+        let batches = [vec![1400; 40], vec![1300, 1300, 1300, 77], vec![9; 60], vec![1452, 1451]];
+        let batches: Vec<_> = (1..).zip(batches).map(|(seed, sizes)| source::payloads(seed, sizes)).collect();
+        for batch in &batches {
+            source.send_superframe(batch);
+            source6.send_superframe(batch);
+        }
+        let sent = batches.concat();
+        sinks.iter().for_each(|sink| drop(sink.expect(&sent)));
+        let stats = bed.finish();
+        sinks.iter().for_each(Sink::expect_nothing_more);
+        let input = law::input(&stats, "in0");
+        assert_eq!((input.datagrams, input.matched), (2 * sent.len() as u64, 2 * sent.len() as u64));
+        assert!(input.frames < input.datagrams, "the kernel must have merged some: {input:?}");
+    }
+
+    fn an_output_on_the_input_interface_is_not_taken_for_input(cell) {
+        let mut bed = Bed::new(cell, 1);
+        bed.add("there-and-back", "239.1.1.1:5000@in0", &["239.9.9.9:5000@in0", "10.1.0.1:7000"]);
+        bed.add("other", "239.1.1.2:5000@in0", &["239.2.2.2:6000@out0"]);
+        let line = &bed.line;
+        let back = [Sink::open(&line.source, "239.9.9.9:5000@src0"), Sink::open(&line.source, "10.1.0.1:7000")];
+        let sink = bed.sink(0, "239.2.2.2:6000@dst0");
+        // The relay host itself sends to the input's group by the input's interface: outgoing frames are no input.
+        let own = Source::open(&bed.line.relay, "10.1.0.2:0", "239.1.1.2:5000");
+        own.send_by(&bed.line.relay, "in0");
+        let own_payloads = source::payloads(9, [50; 20]);
+        own.send(&own_payloads);
+        let payloads = source::assorted(1, false);
+        bed.source(TO).send(&payloads);
+        bed.source("239.1.1.2:5000").send(&payloads);
+        back.iter().for_each(|sink| drop(sink.expect(&payloads)));
+        sink.expect(&payloads);
+        let stats = bed.finish();
+        back.iter().chain([&sink]).for_each(Sink::expect_nothing_more);
+        let input = law::input(&stats, "in0");
+        assert_eq!((input.datagrams, input.matched), (400, 400), "{input:?}");
+    }
+
+    fn ipv6_fragments_are_relayed_whole_by_udp_and_counted_by_packet(cell) {
+        let mut bed = Bed::new(cell, 1);
+        bed.add("rule", "[ff15::1]:5000@in0", &["[ff15::2]:6000@out0"]);
+        let sink = bed.sink(0, "[ff15::2]:6000@dst0");
+        let payloads = source::payloads(1, [4000, 100, 65_487, 1452]);
+        bed.source(TO6).send(&payloads);
+        let whole = |payload: &Vec<u8>| cell.datapath == Datapath::Udp || payload.len() <= 1452;
+        sink.expect(&payloads.iter().filter(|payload| whole(payload)).cloned().collect::<Vec<_>>());
+        let stats = bed.finish();
+        sink.expect_nothing_more();
+        let input = law::input(&stats, "in0");
+        if cell.datapath == Datapath::Udp {
+            assert_eq!((input.datagrams, input.drops.len()), (4, 0));
+        } else {
+            // A fragment holds 1,448 bytes of the 4,008 and of the 65,495 that UDP header and payload are.
+            assert_eq!(input.drops, BTreeMap::from([("fragment".to_owned(), 3 + 46)]));
+            assert_eq!((input.datagrams, input.matched), (2 + 49, 2));
+        }
+    }
+}
+
+in_worker_cells! {
     fn ipv4_frames_of_all_kinds_are_relayed_or_counted(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
@@ -178,56 +250,6 @@ in_every_cell! {
         assert_eq!(law::rule(&stats, "rule").flows, 2);
     }
 
-    fn what_the_receiving_device_has_merged_is_split_again(cell) {
-        let mut bed = Bed::new(cell, 1);
-        // The sender's device gets single frames, in a burst, and the receiver's merges them (GRO).
-        bed.line.source.set_offload("src0", "tx-udp-segmentation", false).unwrap();
-        for feature in ["rx-gro", "rx-udp-gro-forwarding"] {
-            bed.line.relay.set_offload("in0", feature, true).unwrap();
-        }
-        bed.line.relay.wait_running("in0").unwrap();
-        bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
-        bed.add("rule6", "[ff15::1]:5000@in0", &["[ff15::2]:6000@out0"]);
-        let sinks = [bed.sink(0, "239.2.2.2:6000@dst0"), bed.sink(0, "[ff15::2]:6000@dst0")];
-        let (source, source6) = (bed.source(TO), bed.source(TO6));
-        let batches = [vec![1400; 40], vec![1300, 1300, 1300, 77], vec![9; 60], vec![1452, 1451]];
-        let batches: Vec<_> = (1..).zip(batches).map(|(seed, sizes)| source::payloads(seed, sizes)).collect();
-        for batch in &batches {
-            source.send_superframe(batch);
-            source6.send_superframe(batch);
-        }
-        let sent = batches.concat();
-        sinks.iter().for_each(|sink| drop(sink.expect(&sent)));
-        let stats = bed.finish();
-        sinks.iter().for_each(Sink::expect_nothing_more);
-        let input = law::input(&stats, "in0");
-        assert_eq!((input.datagrams, input.matched), (2 * sent.len() as u64, 2 * sent.len() as u64));
-        assert!(input.frames < input.datagrams, "the kernel must have merged some: {input:?}");
-    }
-
-    fn an_output_on_the_input_interface_is_not_taken_for_input(cell) {
-        let mut bed = Bed::new(cell, 1);
-        bed.add("there-and-back", "239.1.1.1:5000@in0", &["239.9.9.9:5000@in0", "10.1.0.1:7000"]);
-        bed.add("other", "239.1.1.2:5000@in0", &["239.2.2.2:6000@out0"]);
-        let line = &bed.line;
-        let back = [Sink::open(&line.source, "239.9.9.9:5000@src0"), Sink::open(&line.source, "10.1.0.1:7000")];
-        let sink = bed.sink(0, "239.2.2.2:6000@dst0");
-        // The relay host itself sends to the input's group by the input's interface: outgoing frames are no input.
-        let own = Source::open(&bed.line.relay, "10.1.0.2:0", "239.1.1.2:5000");
-        own.send_by(&bed.line.relay, "in0");
-        let own_payloads = source::payloads(9, [50; 20]);
-        own.send(&own_payloads);
-        let payloads = source::assorted(1, false);
-        bed.source(TO).send(&payloads);
-        bed.source("239.1.1.2:5000").send(&payloads);
-        back.iter().for_each(|sink| drop(sink.expect(&payloads)));
-        sink.expect(&payloads);
-        let stats = bed.finish();
-        back.iter().chain([&sink]).for_each(Sink::expect_nothing_more);
-        let input = law::input(&stats, "in0");
-        assert_eq!((input.datagrams, input.matched), (400, 400), "{input:?}");
-    }
-
     fn several_flows_through_one_rule_keep_their_order(cell) {
         let mut bed = Bed::with_workers(cell, 2, 2);
         bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0", "[fd00:3::2]:6000"]);
@@ -274,25 +296,5 @@ in_every_cell! {
         let rule = law::rule(&stats, "kept");
         assert_eq!((rule.outputs[0].copies, law::drops(&rule.outputs[0])), (2, BTreeMap::from([("too_big", 2)])));
         assert_eq!((rule.outputs[1].copies, law::input(&stats, "in0").datagrams), (4, 15));
-    }
-
-    fn ipv6_fragments_are_relayed_whole_by_udp_and_counted_by_packet(cell) {
-        let mut bed = Bed::new(cell, 1);
-        bed.add("rule", "[ff15::1]:5000@in0", &["[ff15::2]:6000@out0"]);
-        let sink = bed.sink(0, "[ff15::2]:6000@dst0");
-        let payloads = source::payloads(1, [4000, 100, 65_487, 1452]);
-        bed.source(TO6).send(&payloads);
-        let whole = |payload: &Vec<u8>| cell.datapath == Datapath::Udp || payload.len() <= 1452;
-        sink.expect(&payloads.iter().filter(|payload| whole(payload)).cloned().collect::<Vec<_>>());
-        let stats = bed.finish();
-        sink.expect_nothing_more();
-        let input = law::input(&stats, "in0");
-        if cell.datapath == Datapath::Udp {
-            assert_eq!((input.datagrams, input.drops.len()), (4, 0));
-        } else {
-            // A fragment holds 1,448 bytes of the 4,008 and of the 65,495 that UDP header and payload are.
-            assert_eq!(input.drops, BTreeMap::from([("fragment".to_owned(), 3 + 46)]));
-            assert_eq!((input.datagrams, input.matched), (2 + 49, 2));
-        }
     }
 }

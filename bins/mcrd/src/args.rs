@@ -94,6 +94,9 @@ pub(crate) struct RunArgs {
     /// How to write the log
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// Do without the kernel data path (for tests)
+    #[arg(long, hide = true)]
+    pub(crate) no_ebpf: bool,
     /// Stop when the process that started this one ends (for `mcrd demo` and tests)
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,

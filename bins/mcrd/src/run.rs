@@ -59,6 +59,7 @@ fn options(args: &RunArgs, config: Config) -> Result<Options, Failure> {
         others_may_read,
         http,
         ids,
+        ebpf: !args.no_ebpf,
         io: match args.io {
             Io::Auto => IoChoice::Auto,
             Io::Uring => IoChoice::Uring,

@@ -138,9 +138,9 @@ async fn start(channel: &AsyncChannel) -> Result<Option<Started>, ControlError> 
         Err(error) => return Err(ControlError::Receive(error)),
     };
     match codec::decode(&body).map_err(ControlError::Message)? {
-        ToControl::Start { workers, owner_uid, group_gid, others_may_read, http, ids } => {
+        ToControl::Start { segments, owner_uid, group_gid, others_may_read, http, ids } => {
             let admission = Admission { owner_uid, group_gid, others_may_read };
-            take_up(received, usize::from(workers), admission, http, ids).map(Some)
+            take_up(received, usize::from(segments), admission, http, ids).map(Some)
         }
         ToControl::Stop => Ok(None),
         _ => Err(ControlError::NotStarted),
@@ -149,7 +149,7 @@ async fn start(channel: &AsyncChannel) -> Result<Option<Started>, ControlError> 
 
 fn take_up(
     mut received: Received,
-    workers: usize,
+    segments: usize,
     admission: Admission,
     http: Option<Http>,
     ids: Option<Ids>,
@@ -163,7 +163,7 @@ fn take_up(
             Ok((http::listen(listener).map_err(ControlError::Listener)?, http))
         })
         .transpose()?;
-    let segments = (0..workers)
+    let segments = (0..segments)
         .map(|worker| {
             let counters = received.take(Tag(tag::COUNTERS));
             let counters = counters.ok_or_else(|| missing(format!("the counters of worker {worker}")))?;

@@ -11,6 +11,7 @@ use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     message::{Fault, InputView, OutputView, RuleRef, RuleView},
     rpc::{InputStats, OutputStats, RuleStats, Stats},
+    rule::Datapath,
 };
 use nix::errno::Errno;
 
@@ -44,7 +45,7 @@ pub(crate) async fn stats(
 
 /// Whether the rule's datagrams come in there.
 fn feeds(input: &InputView, rule: &RuleView) -> bool {
-    input.worker == rule.worker
+    (input.worker == rule.worker || input.datapath == Datapath::Kernel)
         && input.interface == rule.spec.input.interface
         && Some(input.datapath) == rule.datapath
 }

@@ -64,9 +64,9 @@ struct udp {
 
 /* What the frame was when it came. Sums are one's complement sums of 16-bit words as they stand in memory (RFC 1624), unfolded. */
 struct frame {
-	struct __sk_buff *skb;
 	struct key key;
 	__u32 udp_offset;
+	__u32 end; /* Of the IP datagram, in the frame. */
 	__u32 ip_bytes; /* Of each datagram, to compare with an MTU. */
 	__u32 datagrams;
 	__u32 payload_bytes;
@@ -127,6 +127,12 @@ static inline_always void copy_address(__u32 *to, const __u32 *from, int ipv6)
 	}
 }
 
+/*
+ * Functions that are verified by themselves, once, whatever they are called with: without them the verifier would take each of some
+ * thousand ways through the program, for seconds. Of what they are given it knows only the types.
+ */
+#define apiece __attribute__((noinline))
+
 /* Keeps the compiler from making one path of two that differ in an offset, which the verifier could not follow. */
 #define apart() __asm__ volatile("" ::: "memory")
 
@@ -145,8 +151,10 @@ static inline_always int holds(struct __sk_buff *skb, void *data, __u32 bytes)
 }
 
 /* Counts what has an address of ours and cannot be relayed, and lets it go on. */
-static __attribute__((noinline)) int reject(struct frame *frame, __u32 reason)
+apiece int reject(struct frame *frame, __u32 reason)
 {
+	if (!frame)
+		return NEXT;
 	struct key key = frame->key;
 	key.port = 0;
 	key.sourced = 0;
@@ -161,10 +169,7 @@ static __attribute__((noinline)) int reject(struct frame *frame, __u32 reason)
 	counts->datagrams += 1;
 	/* Written out: an index that the verifier does not know needs CAP_PERFMON. */
 	_Pragma("unroll") for (__u32 i = 0; i < INPUT_DROPS; i++)
-		if (reason == i) {
-			apart();
-			counts->drops[i] += 1;
-		}
+		counts->drops[i] += reason == i ? 1 : 0;
 	return NEXT;
 }
 
@@ -228,9 +233,9 @@ static long walk_one(__u32 index, struct walk *walk)
 }
 
 /* Where the UDP header is behind IPv6 extension headers, or less than 0 and the reason. */
-static __attribute__((noinline)) int walk_extensions(struct frame *frame, __u32 next)
+apiece int walk_extensions(struct __sk_buff *skb, __u32 next)
 {
-	struct walk walk = { .skb = frame->skb, .offset = ETHERNET_BYTES + IPV6_BYTES, .next = next };
+	struct walk walk = { .skb = skb, .offset = ETHERNET_BYTES + IPV6_BYTES, .next = next };
 	bpf_loop(EXTENSION_HEADERS_MAX + 1, walk_one, &walk, 0);
 	if (walk.failed < 0)
 		return walk.failed;
@@ -240,9 +245,10 @@ static __attribute__((noinline)) int walk_extensions(struct frame *frame, __u32 
 }
 
 /* Reads the IP header. Returns the UDP header's offset; less than 0 and the reason; 0 for what is no UDP at all. */
-static inline_always int read_ip(struct frame *frame, __u32 *end)
+apiece int read_ip(struct __sk_buff *skb, struct frame *frame)
 {
-	struct __sk_buff *skb = frame->skb;
+	if (!frame)
+		return 0;
 	void *data = start_of(skb);
 	if (skb->protocol == htons(ETH_P_IP)) {
 		if (unlikely(!holds(skb, data, ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES))) {
@@ -260,7 +266,7 @@ static inline_always int read_ip(struct frame *frame, __u32 *end)
 		frame->hop_limit = ip->hop_limit;
 		frame->traffic_class = ip->traffic_class;
 		__u32 bytes = ntohs(ip->bytes), header_bytes = (ip->version_and_words & 15) * 4;
-		*end = ETHERNET_BYTES + bytes;
+		frame->end = ETHERNET_BYTES + bytes;
 		if (ip->version_and_words >> 4 != 4 || header_bytes < IPV4_BYTES || bytes < header_bytes)
 			return -1 - INPUT_MALFORMED;
 		if (ip->fragment & htons(0x3fff))
@@ -291,12 +297,12 @@ static inline_always int read_ip(struct frame *frame, __u32 *end)
 	frame->hop_limit = ip->hop_limit;
 	frame->version_class_flow = ip->version_class_flow;
 	frame->traffic_class = ntohs((__u16)ip->version_class_flow) >> 4;
-	*end = ETHERNET_BYTES + IPV6_BYTES + ntohs(ip->payload_bytes);
+	frame->end = ETHERNET_BYTES + IPV6_BYTES + ntohs(ip->payload_bytes);
 	if ((ip->version_class_flow & 0xf0) != 0x60)
 		return -1 - INPUT_MALFORMED;
 	if (likely(next == UDP))
 		return ETHERNET_BYTES + IPV6_BYTES;
-	return walk_extensions(frame, next);
+	return walk_extensions(skb, next);
 }
 
 /* The block of a key, if there is one. */
@@ -319,28 +325,32 @@ static inline_always struct head *block_of(struct frame *frame)
 	return head;
 }
 
-/* The block of a datagram: that of its source, if its source has one, or that of any source. */
-static inline_always struct head *find(struct frame *frame)
+/* Finds the block of a datagram: that of its source, if its source has one, or that of any source. 0 if there is none. */
+apiece int find(struct frame *frame)
 {
+	if (!frame)
+		return 0;
 	__u32 source[4] = { frame->key.source[0], frame->key.source[1], frame->key.source[2], frame->key.source[3] };
 	frame->key.source[0] = frame->key.source[1] = frame->key.source[2] = frame->key.source[3] = 0;
 	struct head *head = block_of(frame);
 	copy_address(frame->key.source, source, 1);
-	if (!head || likely(!(head->flags & HEAD_SOURCED)))
-		return head;
+	if (!head)
+		return 0;
+	if (likely(!(head->flags & HEAD_SOURCED)))
+		return 1;
 	int empty = head->flags & HEAD_EMPTY;
 	__u32 base = frame->base;
 	frame->key.sourced = 1;
 	struct head *of_source = block_of(frame);
 	frame->key.sourced = 0;
 	if (of_source)
-		return of_source;
+		return 1;
 	frame->base = base;
-	return empty ? 0 : head;
+	return !empty;
 }
 
 /* Whether the sum of an IPv4 header is right. */
-static inline_always int is_ipv4_sum_right(struct __sk_buff *skb, __u32 header_bytes)
+apiece int is_ipv4_sum_right(struct __sk_buff *skb, __u32 header_bytes)
 {
 	__u32 words[15] = {};
 	__u64 sum = 0;
@@ -358,9 +368,10 @@ static inline_always int is_ipv4_sum_right(struct __sk_buff *skb, __u32 header_b
 }
 
 /* Takes options and extension headers out, so that the UDP header is behind the plain IP header. */
-static __attribute__((noinline)) int strip(struct frame *frame)
+apiece int strip(struct __sk_buff *skb, struct frame *frame)
 {
-	struct __sk_buff *skb = frame->skb;
+	if (!frame)
+		return -1;
 	__u32 plain = ETHERNET_BYTES + (frame->key.ipv6 ? IPV6_BYTES : IPV4_BYTES);
 	__u32 surplus = frame->udp_offset - plain;
 	if (surplus > 0xfff)
@@ -394,10 +405,10 @@ static __attribute__((noinline)) int strip(struct frame *frame)
 }
 
 /* Finds out whether the checksum was changed, and puts it back. */
-static inline_always int exchange_checksum(struct frame *frame, __u32 offset)
+static inline_always int exchange_checksum(struct __sk_buff *skb, struct frame *frame, __u32 offset)
 {
-	void *data = start_of(frame->skb);
-	if (!holds(frame->skb, data, offset + UDP_BYTES))
+	void *data = start_of(skb);
+	if (!holds(skb, data, offset + UDP_BYTES))
 		return -1;
 	struct udp *udp = data + offset;
 	frame->partial = udp->checksum == frame->udp_checksum;
@@ -405,10 +416,10 @@ static inline_always int exchange_checksum(struct frame *frame, __u32 offset)
 	return 0;
 }
 
-static inline_always int remember_udp(struct frame *frame, __u32 offset)
+static inline_always int remember_udp(struct __sk_buff *skb, struct frame *frame, __u32 offset)
 {
-	void *data = start_of(frame->skb);
-	if (!holds(frame->skb, data, offset + UDP_BYTES))
+	void *data = start_of(skb);
+	if (!holds(skb, data, offset + UDP_BYTES))
 		return -1;
 	struct udp *udp = data + offset;
 	frame->source_port = udp->source_port;
@@ -420,23 +431,25 @@ static inline_always int remember_udp(struct frame *frame, __u32 offset)
  * How the kernel treats the checksum, which no field tells. A replacement that is not the pseudo-header's leaves a partial checksum
  * alone (bpf_l4_csum_replace, inet_proto_csum_replace_by_diff); it is undone at once.
  */
-static inline_always int learn_checksum(struct frame *frame)
+apiece int learn_checksum(struct __sk_buff *skb, struct frame *frame)
 {
-	struct __sk_buff *skb = frame->skb;
+	if (!frame)
+		return -1;
 	frame->complete = bpf_csum_update(skb, 0) >= 0;
 	/* Any difference but 0 and its other form. */
 	if (bpf_l4_csum_replace(skb, frame->udp_offset + 6, 0, 1, 0) < 0)
 		return -1;
 	if (frame->key.ipv6)
-		return exchange_checksum(frame, ETHERNET_BYTES + IPV6_BYTES);
+		return exchange_checksum(skb, frame, ETHERNET_BYTES + IPV6_BYTES);
 	apart();
-	return exchange_checksum(frame, ETHERNET_BYTES + IPV4_BYTES);
+	return exchange_checksum(skb, frame, ETHERNET_BYTES + IPV4_BYTES);
 }
 
 /* Remembers what is going to be written over. */
-static inline_always int remember(struct frame *frame)
+apiece int remember(struct __sk_buff *skb, struct frame *frame)
 {
-	struct __sk_buff *skb = frame->skb;
+	if (!frame)
+		return -1;
 	int ipv6 = frame->key.ipv6;
 	void *data = start_of(skb);
 	if (!holds(skb, data, ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES))
@@ -446,12 +459,12 @@ static inline_always int remember(struct frame *frame)
 		frame->macs[i] = ethernet->macs[i];
 	__u64 written = 0;
 	if (ipv6) {
-		if (remember_udp(frame, ETHERNET_BYTES + IPV6_BYTES) < 0)
+		if (remember_udp(skb, frame, ETHERNET_BYTES + IPV6_BYTES) < 0)
 			return -1;
 		written = (__u64)frame->version_class_flow + (__u32)frame->hop_limit * 256;
 	} else {
 		apart();
-		if (remember_udp(frame, ETHERNET_BYTES + IPV4_BYTES) < 0)
+		if (remember_udp(skb, frame, ETHERNET_BYTES + IPV4_BYTES) < 0)
 			return -1;
 		struct ipv4 *ip = data + ETHERNET_BYTES;
 		frame->ip_checksum = ip->checksum;
@@ -459,7 +472,7 @@ static inline_always int remember(struct frame *frame)
 				minus_all(frame->key.source, 0) + minus_all(frame->key.address, 0);
 	}
 	__u64 addresses = minus_all(frame->key.source, ipv6) + minus_all(frame->key.address, ipv6);
-	if (learn_checksum(frame) < 0)
+	if (learn_checksum(skb, frame) < 0)
 		return -1;
 	if (frame->partial)
 		frame->udp_sum = frame->udp_checksum + addresses;
@@ -471,6 +484,10 @@ static inline_always int remember(struct frame *frame)
 	frame->written = written + frame->source_port + frame->key.port + frame->udp_checksum;
 	return 0;
 }
+
+struct macs {
+	__u16 words[6]; /* Destination, then source. */
+};
 
 /* What the headers of one copy say. */
 struct headers {
@@ -493,16 +510,17 @@ static inline_always void write_udp(struct udp *udp, const struct headers *new)
 }
 
 /* Writes a copy's headers, whatever was written before. */
-static inline_always int write_headers(struct frame *frame, const __u16 *macs, const struct headers *new)
+apiece int write_headers(struct __sk_buff *skb, struct frame *frame, const struct macs *macs, const struct headers *new)
 {
-	struct __sk_buff *skb = frame->skb;
+	if (!frame || !macs || !new)
+		return -1;
 	int ipv6 = frame->key.ipv6;
 	void *data = start_of(skb);
 	if (!holds(skb, data, ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES))
 		return -1;
 	struct ethernet *ethernet = data;
 	for (int i = 0; i < 6; i++)
-		ethernet->macs[i] = macs[i];
+		ethernet->macs[i] = macs->words[i];
 	__u64 written = (__u32)new->source_port + new->port + new->udp_checksum;
 	if (ipv6) {
 		if (!holds(skb, data, ETHERNET_BYTES + IPV6_BYTES + UDP_BYTES))
@@ -535,9 +553,30 @@ static inline_always int write_headers(struct frame *frame, const __u16 *macs, c
 	return 0;
 }
 
-/* Rewrites the frame for an output. Returns 0, or a reason + 1. */
-static inline_always int rewrite(struct frame *frame, const struct output *output)
+/* The checksums of a copy, from those of the frame and the difference. */
+apiece int sum_up(const struct frame *frame, struct headers *new)
 {
+	if (!frame || !new)
+		return -1;
+	int ipv6 = frame->key.ipv6;
+	__u64 addresses = sum_of(new->source, ipv6) + sum_of(new->address, ipv6);
+	if (!ipv6)
+		new->ip_checksum = ~fold(frame->ip_sum + ((__u32)new->traffic_class << 8) + new->hop_limit + addresses);
+	if (frame->partial) {
+		new->udp_checksum = fold(frame->udp_sum + addresses);
+	} else if (ipv6 || frame->udp_checksum != 0) {
+		__u16 sum = ~fold(frame->udp_sum + addresses + new->source_port + new->port);
+		/* RFC 768: 0 means that there is none. */
+		new->udp_checksum = sum ? sum : 0xffff;
+	}
+	return 0;
+}
+
+/* What a copy's headers shall say. Returns 0, or a reason + 1. */
+apiece int decide(const struct frame *frame, const struct output *output, struct headers *new)
+{
+	if (!frame || !output || !new)
+		return OUTPUT_SEND_ERROR + 1;
 	int ipv6 = frame->key.ipv6;
 	if (unlikely(output->drop))
 		return output->drop;
@@ -545,38 +584,37 @@ static inline_always int rewrite(struct frame *frame, const struct output *outpu
 		return OUTPUT_HOP_LIMIT + 1;
 	if (unlikely(frame->ip_bytes > output->mtu))
 		return OUTPUT_TOO_BIG + 1;
-	struct headers new = {};
 	if (output->flags & OUTPUT_KEEP_SOURCE) {
-		copy_address(new.source, frame->key.source, ipv6);
-		new.source_port = frame->source_port;
+		copy_address(new->source, frame->key.source, ipv6);
+		new->source_port = frame->source_port;
 	} else {
-		copy_address(new.source, output->source, ipv6);
-		new.source_port = output->source_port;
+		copy_address(new->source, output->source, ipv6);
+		new->source_port = output->source_port;
 	}
-	copy_address(new.address, output->address, ipv6);
-	new.port = output->port;
-	new.hop_limit = output->flags & OUTPUT_KEEP_HOP_LIMIT ? frame->hop_limit - 1 : output->hop_limit;
+	copy_address(new->address, output->address, ipv6);
+	new->port = output->port;
+	new->hop_limit = output->flags & OUTPUT_KEEP_HOP_LIMIT ? frame->hop_limit - 1 : output->hop_limit;
 	/* ECN is not copied: the relay ends a leg of the way, and its copies say nothing of the next. */
-	new.traffic_class = output->flags & OUTPUT_KEEP_DSCP ? frame->traffic_class & ~3 : output->traffic_class;
-	__u64 addresses = sum_of(new.source, ipv6) + sum_of(new.address, ipv6);
-	new.ip_checksum = ipv6 ? 0 :
-				 ~fold(frame->ip_sum + ((__u32)new.traffic_class << 8) + new.hop_limit + addresses);
-	if (frame->partial) {
-		new.udp_checksum = fold(frame->udp_sum + addresses);
-	} else if (!ipv6 && frame->udp_checksum == 0) {
-		new.udp_checksum = 0;
-	} else {
-		new.udp_checksum = ~fold(frame->udp_sum + addresses + new.source_port + new.port);
-		/* RFC 768: 0 means that there is none. */
-		if (new.udp_checksum == 0)
-			new.udp_checksum = 0xffff;
-	}
-	return write_headers(frame, output->macs, &new) < 0 ? OUTPUT_SEND_ERROR + 1 : 0;
+	new->traffic_class = output->flags & OUTPUT_KEEP_DSCP ? frame->traffic_class & ~3 : output->traffic_class;
+	return 0;
+}
+
+/* Rewrites the frame for an output. Returns 0, or a reason + 1. */
+static inline_always int rewrite(struct __sk_buff *skb, struct frame *frame, const struct output *output)
+{
+	struct headers new = {};
+	int drop = decide(frame, output, &new);
+	if (drop)
+		return drop;
+	sum_up(frame, &new);
+	return write_headers(skb, frame, (const struct macs *)output->macs, &new) < 0 ? OUTPUT_SEND_ERROR + 1 : 0;
 }
 
 /* Puts the headers back as they came. */
-static inline_always void restore(struct frame *frame)
+apiece int restore(struct __sk_buff *skb, struct frame *frame)
 {
+	if (!frame)
+		return -1;
 	struct headers old = {};
 	copy_address(old.source, frame->key.source, frame->key.ipv6);
 	copy_address(old.address, frame->key.address, frame->key.ipv6);
@@ -586,15 +624,17 @@ static inline_always void restore(struct frame *frame)
 	old.udp_checksum = frame->udp_checksum;
 	old.hop_limit = frame->hop_limit;
 	old.traffic_class = frame->traffic_class;
-	write_headers(frame, frame->macs, &old);
+	return write_headers(skb, frame, (const struct macs *)frame->macs, &old);
 }
 
 /* Counts a datagram of a rule, and its flow if it is a new one. */
-static inline_always void count_rule(struct frame *frame, __u32 rule)
+apiece int count_rule(const struct frame *frame, __u32 rule)
 {
+	if (!frame)
+		return -1;
 	struct rule_counts *counts = bpf_map_lookup_elem(&rules, &rule);
 	if (!counts)
-		return;
+		return -1;
 	counts->datagrams += frame->datagrams;
 	counts->bytes += frame->payload_bytes;
 	counts->last_ns = bpf_ktime_get_coarse_ns();
@@ -602,7 +642,7 @@ static inline_always void count_rule(struct frame *frame, __u32 rule)
 	if (likely(counts->last_port == frame->source_port + 1U && counts->last_source[0] == source[0] &&
 		   counts->last_source[1] == source[1] && counts->last_source[2] == source[2] &&
 		   counts->last_source[3] == source[3]))
-		return;
+		return 0;
 	counts->last_port = frame->source_port + 1U;
 	copy_address(counts->last_source, source, 1);
 	struct flow flow = { .rule = rule, .port = frame->source_port };
@@ -611,39 +651,58 @@ static inline_always void count_rule(struct frame *frame, __u32 rule)
 	/* Looked up first, because that takes no lock. A full table counts no further. */
 	if (!bpf_map_lookup_elem(&flows, &flow) && bpf_map_update_elem(&flows, &flow, &here, BPF_NOEXIST) == 0)
 		counts->flows += 1;
+	return 0;
 }
 
-static __attribute__((noinline)) void count_drop(struct frame *frame, struct output_counts *counts, __u32 reason)
+static inline_always void count_drop(const struct frame *frame, struct output_counts *counts, __u32 reason)
 {
 	/* Written out: an index that the verifier does not know needs CAP_PERFMON. */
 	_Pragma("unroll") for (__u32 i = 0; i < OUTPUT_DROPS; i++)
-		if (reason == i) {
-			apart();
-			counts->drops[i] += frame->datagrams;
-		}
+		counts->drops[i] += reason == i ? frame->datagrams : 0;
 }
 
-/* Counts what became of a clone: 0 or NET_XMIT_CN (2) is sent, NET_XMIT_DROP (1) a full queue, less an errno. */
-static inline_always void count_sent(struct frame *frame, struct output_counts *counts, long result)
+/* Counts what became of a copy: 0 or NET_XMIT_CN (2) is sent, NET_XMIT_DROP (1) a full queue, less an errno. */
+apiece int count_sent(const struct frame *frame, __u32 index, long result)
 {
+	if (!frame)
+		return -1;
+	__u32 place = frame->base + 1 + index;
+	union entry *entry = bpf_map_lookup_elem(&blocks, &place);
+	if (!entry)
+		return -1;
+	struct output_counts *counts = bpf_map_lookup_elem(&outputs, &entry->output.counter);
+	if (!counts)
+		return -1;
 	if (likely(result == 0 || result == 2)) {
 		counts->copies += frame->datagrams;
 		counts->bytes += frame->payload_bytes;
-	} else if (result > 0) {
-		count_drop(frame, counts, OUTPUT_QUEUE_FULL);
-	} else {
+		return 0;
+	}
+	count_drop(frame, counts, result > 0 ? OUTPUT_QUEUE_FULL : OUTPUT_SEND_ERROR);
+	if (result < 0) {
 		__u64 errno = (__u64)(-result) & 0xffff, seen = counts->errno_and_count;
 		if (seen == 0)
 			seen = errno << 48;
 		if (seen >> 48 == errno)
 			counts->errno_and_count = seen + frame->datagrams;
-		count_drop(frame, counts, OUTPUT_SEND_ERROR);
 	}
+	return 0;
+}
+
+/* Counts a copy that is not sent. */
+apiece int count_unsent(const struct frame *frame, __u32 counter, __u32 reason)
+{
+	struct output_counts *counts = bpf_map_lookup_elem(&outputs, &counter);
+	if (frame && counts)
+		count_drop(frame, counts, reason);
+	return 0;
 }
 
 /* Prepares output `index` of the block. Gives its device, or 0 where nothing is to be sent. */
-static __attribute__((noinline)) __u32 prepare(struct frame *frame, __u32 index)
+apiece int prepare(struct __sk_buff *skb, struct frame *frame, __u32 index)
 {
+	if (!frame)
+		return 0;
 	__u32 place = frame->base + 1 + index;
 	union entry *entry = bpf_map_lookup_elem(&blocks, &place);
 	if (!entry)
@@ -651,52 +710,89 @@ static __attribute__((noinline)) __u32 prepare(struct frame *frame, __u32 index)
 	struct output *output = &entry->output;
 	if (output->flags & OUTPUT_FIRST)
 		count_rule(frame, output->rule);
-	int drop = rewrite(frame, output);
+	int drop = rewrite(skb, frame, output);
 	if (likely(drop == 0))
 		return output->ifindex;
-	struct output_counts *counts = bpf_map_lookup_elem(&outputs, &output->counter);
-	if (counts)
-		count_drop(frame, counts, drop - 1);
+	count_unsent(frame, output->counter, drop - 1);
 	return 0;
 }
 
-static inline_always void sent(struct frame *frame, __u32 index, long result)
-{
-	__u32 place = frame->base + 1 + index;
-	union entry *entry = bpf_map_lookup_elem(&blocks, &place);
-	if (!entry)
-		return;
-	struct output_counts *counts = bpf_map_lookup_elem(&outputs, &entry->output.counter);
-	if (counts)
-		count_sent(frame, counts, result);
-}
+struct round {
+	struct __sk_buff *skb;
+	struct frame *frame;
+};
 
 /* Sends a clone to an output: a step of bpf_loop. */
-static long send_clone(__u32 index, struct frame *frame)
+static long send_clone(__u32 index, struct round *round)
 {
-	__u32 ifindex = prepare(frame, index);
+	__u32 ifindex = prepare(round->skb, round->frame, index);
 	if (ifindex)
-		sent(frame, index, bpf_clone_redirect(frame->skb, ifindex, 0));
+		count_sent(round->frame, index, bpf_clone_redirect(round->skb, ifindex, 0));
 	return 0;
 }
 
 /* Sends the frame to every output of its block. */
-static inline_always int relay_to(struct frame *frame, __u32 count, int local)
+static inline_always int relay_to(struct __sk_buff *skb, struct frame *frame, __u32 count, int local)
 {
+	struct round round = { .skb = skb, .frame = frame };
 	if (local) {
-		bpf_loop(count, send_clone, frame, 0);
-		restore(frame);
+		bpf_loop(count, send_clone, &round, 0);
+		restore(skb, frame);
 		return NEXT;
 	}
 	if (count > 1)
-		bpf_loop(count - 1, send_clone, frame, 0);
+		bpf_loop(count - 1, send_clone, &round, 0);
 	__u32 last = count - 1;
-	__u32 ifindex = prepare(frame, last);
+	__u32 ifindex = prepare(skb, frame, last);
 	if (!ifindex)
 		return SHOT;
 	/* What happens to it later, nobody tells: it counts as sent. */
-	sent(frame, last, 0);
+	count_sent(frame, last, 0);
 	return bpf_redirect(ifindex, 0);
+}
+
+/* How many datagrams a frame is, and how large. Less than 0 if the UDP length is wrong. */
+apiece int measure(struct frame *frame, __u32 udp_bytes, __u32 segment)
+{
+	if (!frame || udp_bytes < UDP_BYTES || udp_bytes > frame->end - frame->udp_offset)
+		return -1;
+	frame->payload_bytes = udp_bytes - UDP_BYTES;
+	frame->datagrams = 1;
+	frame->ip_bytes = frame->end - ETHERNET_BYTES;
+	if (segment && segment < frame->payload_bytes) {
+		frame->datagrams = (frame->payload_bytes + segment - 1) / segment;
+		frame->ip_bytes = frame->udp_offset - ETHERNET_BYTES + UDP_BYTES + segment;
+	}
+	return 0;
+}
+
+/* Takes out a priority tag, options and extension headers. */
+apiece int make_plain(struct __sk_buff *skb, struct frame *frame)
+{
+	if (!frame || (skb->vlan_present && bpf_skb_vlan_pop(skb) < 0))
+		return -1;
+	__u32 plain = ETHERNET_BYTES + (frame->key.ipv6 ? IPV6_BYTES : IPV4_BYTES);
+	if (likely(frame->udp_offset == plain))
+		return 0;
+	frame->ip_bytes -= frame->udp_offset - plain;
+	return strip(skb, frame);
+}
+
+/* Why a datagram that a rule wants is not relayed, or less than 0. What is, is ready to be rewritten. */
+apiece int refuse(struct __sk_buff *skb, struct frame *frame, __u32 udp_bytes, __u32 all_keep)
+{
+	if (!frame)
+		return INPUT_MALFORMED;
+	frame->datagrams = 1;
+	if (unlikely(measure(frame, udp_bytes, skb->gso_size) < 0))
+		return INPUT_MALFORMED;
+	if (!frame->key.ipv6 && unlikely(!is_ipv4_sum_right(skb, (frame->udp_offset - ETHERNET_BYTES) & 0x3c)))
+		return INPUT_CHECKSUM;
+	if (unlikely(frame->hop_limit <= 1 && all_keep))
+		return INPUT_HOP_LIMIT;
+	if (unlikely(make_plain(skb, frame) < 0 || remember(skb, frame) < 0))
+		return INPUT_MALFORMED;
+	return -1;
 }
 
 SEC("classifier")
@@ -705,69 +801,40 @@ int relay(struct __sk_buff *skb)
 	/* What belongs to a VLAN has an interface of its own; an id of 0 is only a priority (IEEE 802.1Q, 9.6). */
 	if (skb->pkt_type == PACKET_OTHERHOST || (skb->vlan_present && (skb->vlan_tci & 0xfff)))
 		return NEXT;
-	struct frame frame = { .skb = skb };
+	struct frame frame = {};
 	frame.key.ifindex = skb->ifindex;
-	__u32 end = 0;
-	int udp_offset = read_ip(&frame, &end);
+	int udp_offset = read_ip(skb, &frame);
 	if (udp_offset == 0)
 		return NEXT;
 	if (unlikely(udp_offset < 0))
 		return reject(&frame, -1 - udp_offset);
 	struct udp udp;
-	if (end > skb->len || (__u32)udp_offset + UDP_BYTES > end || bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof udp) < 0)
+	frame.udp_offset = udp_offset;
+	if (frame.end > skb->len || frame.udp_offset + UDP_BYTES > frame.end ||
+	    bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof udp) < 0)
 		return reject(&frame, INPUT_MALFORMED);
 	frame.key.port = udp.port;
-	struct head *head = find(&frame);
-	if (!head)
+	if (!find(&frame))
 		return NEXT;
-	frame.udp_offset = udp_offset;
-	__u32 count = head->count, flags = head->flags;
-	struct input_counts *counts = bpf_map_lookup_elem(&inputs, &head->input);
+	__u32 base = frame.base;
+	union entry *entry = bpf_map_lookup_elem(&blocks, &base);
+	if (!entry)
+		return NEXT;
+	__u32 count = entry->head.count, flags = entry->head.flags;
+	struct input_counts *counts = bpf_map_lookup_elem(&inputs, &entry->head.input);
 	if (!counts || count == 0)
 		return NEXT;
-	__u32 udp_bytes = ntohs(udp.bytes);
 	counts->frames += 1;
-	if (unlikely(udp_bytes < UDP_BYTES || udp_bytes > end - (__u32)udp_offset)) {
-		counts->datagrams += 1;
-		counts->drops[INPUT_MALFORMED] += 1;
-		return NEXT;
-	}
-	frame.payload_bytes = udp_bytes - UDP_BYTES;
-	frame.datagrams = 1;
-	frame.ip_bytes = end - ETHERNET_BYTES;
-	__u32 segment = skb->gso_size;
-	if (segment && segment < frame.payload_bytes) {
-		frame.datagrams = (frame.payload_bytes + segment - 1) / segment;
-		frame.ip_bytes = udp_offset - ETHERNET_BYTES + UDP_BYTES + segment;
-	}
+	int reason = refuse(skb, &frame, ntohs(udp.bytes), flags & HEAD_ALL_KEEP);
 	counts->datagrams += frame.datagrams;
 	counts->bytes += frame.payload_bytes;
-	if (!frame.key.ipv6 && unlikely(!is_ipv4_sum_right(skb, ((udp_offset - ETHERNET_BYTES) & 0x3c)))) {
-		counts->drops[INPUT_CHECKSUM] += frame.datagrams;
-		return NEXT;
-	}
-	if (unlikely(frame.hop_limit <= 1 && (flags & HEAD_ALL_KEEP))) {
-		counts->drops[INPUT_HOP_LIMIT] += frame.datagrams;
-		return NEXT;
-	}
-	if (unlikely(skb->vlan_present) && bpf_skb_vlan_pop(skb) < 0) {
-		counts->drops[INPUT_MALFORMED] += frame.datagrams;
-		return NEXT;
-	}
-	__u32 plain = ETHERNET_BYTES + (frame.key.ipv6 ? IPV6_BYTES : IPV4_BYTES);
-	if (unlikely((__u32)udp_offset != plain)) {
-		frame.ip_bytes -= udp_offset - plain;
-		if (strip(&frame) < 0) {
-			counts->drops[INPUT_MALFORMED] += frame.datagrams;
-			return NEXT;
-		}
-	}
-	if (unlikely(remember(&frame) < 0)) {
-		counts->drops[INPUT_MALFORMED] += frame.datagrams;
+	if (unlikely(reason >= 0)) {
+		_Pragma("unroll") for (int i = 0; i < INPUT_DROPS; i++)
+			counts->drops[i] += reason == i ? frame.datagrams : 0;
 		return NEXT;
 	}
 	counts->matched += frame.datagrams;
-	return relay_to(&frame, count, flags & HEAD_LOCAL);
+	return relay_to(skb, &frame, count, flags & HEAD_LOCAL);
 }
 
 const char LICENSE[] SEC("license") = "MIT";

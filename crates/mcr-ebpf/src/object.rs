@@ -120,6 +120,17 @@ impl Object {
 /// A program on an interface, as long as this lives.
 pub(crate) struct Link(SchedClassifierLink);
 
+/// How many programs stand at the ingress of an interface, whoever attached them; for tests and for looking around.
+///
+/// # Errors
+/// The kernel's: no such interface, no right, no tcx.
+pub fn programs_at(ifname: &str) -> io::Result<usize> {
+    let found = SchedClassifier::query_tcx(ifname, TcAttachType::Ingress);
+    found.map(|(_, programs)| programs.len()).map_err(|error| {
+        os_error(&error).map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+    })
+}
+
 fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {
     let missing = || LoadError::Failed { reason: "the object lacks its program".to_owned() };
     let program = ebpf.program_mut("relay").ok_or_else(missing)?;

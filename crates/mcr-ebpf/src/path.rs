@@ -139,6 +139,18 @@ impl KernelPath {
     /// # Panics
     /// If it has no outputs.
     pub fn set_rule(&mut self, slot: RuleSlot, rule: Rule) -> Result<(), UpdateError> {
+        self.succeed(slot, slot, rule)
+    }
+
+    /// As [`KernelPath::set_rule`], in the place of another rule, which is removed. If both are of one interface and destination, no
+    /// datagram finds both of them, or neither.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; then everything is as it was.
+    ///
+    /// # Panics
+    /// If it has no outputs.
+    pub fn succeed(&mut self, before: RuleSlot, slot: RuleSlot, rule: Rule) -> Result<(), UpdateError> {
         assert!(!rule.outputs.is_empty(), "a rule has outputs");
         let ipv6 = rule.destination.is_ipv6();
         let is_other = |output: &Output| {
@@ -150,18 +162,23 @@ impl KernelPath {
         }
         self.make_room(slot, &rule)?;
         let new = group_of(&rule);
+        let gone = if before == slot { None } else { self.exchange(before, None) };
         let old = self.exchange(slot, Some(rule));
-        let result = self.install(new).and_then(|()| match &old {
-            Some(old) if group_of(old) != new => self.install(group_of(old)),
-            _ => Ok(()),
-        });
+        let mut result = self.install(new);
+        for group in [&gone, &old].into_iter().flatten().map(group_of).filter(|group| *group != new) {
+            result = result.and_then(|()| self.install(group));
+        }
         if let Err(error) = result {
             // What was written so far is written back; what cannot be stays until the next change of the destination.
             let failed = self.exchange(slot, old);
+            if gone.is_some() {
+                self.exchange(before, gone);
+            }
             let _ = self.install(new);
             self.retire_counters(failed.as_ref(), slot);
             return Err(error);
         }
+        self.retire_counters(gone.as_ref(), before);
         self.retire_counters(old.as_ref(), slot);
         Ok(())
     }
@@ -199,6 +216,11 @@ impl KernelPath {
     /// removed. Blocks.
     pub fn settle(&mut self) {
         self.grace.wait();
+    }
+
+    /// Whether all that is gone has been told of for the last time: [`KernelPath::collect`] will name only what is there.
+    pub fn is_settled(&self) -> bool {
+        !self.counters.is_retiring() && self.carried.is_empty()
     }
 
     /// Puts a rule in its place among the others, and gives back the one that was there.

@@ -31,7 +31,20 @@ impl Snapshot {
     /// The route to a destination: the longest prefix, then the lowest metric. `None` if there is none, or if
     /// it refuses (blackhole, unreachable, prohibit).
     pub fn route_to(&self, destination: IpAddr) -> Option<RouteHit> {
-        [Table::Local, Table::Main].into_iter().find_map(|table| self.route_in(table, destination)).flatten()
+        let mut tables = [Table::Local, Table::Main].into_iter();
+        tables.find_map(|table| self.route_in(table, destination, None)).flatten()
+    }
+
+    /// The route to a destination for one who sends by a given interface (as with SO_BINDTODEVICE): the longest prefix among the
+    /// routes by it. Without any, the destination is taken to be on its link.
+    pub fn route_by(&self, destination: IpAddr, index: u32) -> Option<RouteHit> {
+        let mut tables = [Table::Local, Table::Main].into_iter();
+        let found = tables.find_map(|table| self.route_in(table, destination, Some(index))).flatten();
+        found.or_else(|| {
+            let source = self.source_towards(index, destination);
+            self.link(index)?;
+            Some(RouteHit { index, gateway: None, source, kind: RouteKind::Unicast })
+        })
     }
 
     /// The source address for sending to `next_hop` by an interface: one whose network holds the next hop, then
@@ -62,13 +75,16 @@ impl Snapshot {
     }
 
     /// `None`: the next table decides. `Some(None)`: this table refuses.
-    fn route_in(&self, table: Table, destination: IpAddr) -> Option<Option<RouteHit>> {
+    fn route_in(&self, table: Table, destination: IpAddr, by: Option<u32>) -> Option<Option<RouteHit>> {
         for prefix in self.prefixes(table, destination.is_ipv6()) {
             let first = first_route(network_of(destination, prefix), prefix, table);
             let same = |r: &&Route| {
                 (r.destination, r.prefix, r.table) == (first.destination, first.prefix, first.table)
             };
             for route in self.routes_from(first).take_while(same).filter(|r| r.tos == 0) {
+                if by.is_some() && route.index != by {
+                    continue;
+                }
                 match route.kind {
                     RouteKind::Throw => return None,
                     RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => return Some(None),

@@ -107,6 +107,30 @@ impl Requests {
     }
 }
 
+impl Requests {
+    /// Sends a request that the kernel acknowledges, and waits for that. `bytes` begin with a netlink header; its sequence number
+    /// is written here.
+    pub(crate) fn acknowledged(&mut self, mut bytes: Vec<u8>) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        self.socket.send(&bytes, 0)?;
+        loop {
+            match receive(&self.socket, &mut self.datagram)? {
+                Received::Datagram => {}
+                Received::Lost | Received::Foreign => continue,
+                Received::Nothing => return Err(Errno::ETIMEDOUT.into()),
+            }
+            let messages = parse_datagram(&self.datagram).messages;
+            let answer = messages.into_iter().find(|message| message.sequence == self.sequence);
+            match answer.map(|message| message.update) {
+                Some(Update::Error { errno: 0 }) => return Ok(()),
+                Some(Update::Error { errno }) => return Err(io::Error::from_raw_os_error(errno)),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// What a read of a netlink socket gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {

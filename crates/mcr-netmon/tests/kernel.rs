@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use mcr_lab::{Line, Namespace, require, veth, wait_until};
-use mcr_netmon::{Change, LinkKind, Monitor, NeighbourState, Options, RouteKind, Snapshot};
+use mcr_netmon::{Ask, Change, LinkKind, Monitor, NeighbourState, Options, Resolver, RouteKind, Snapshot};
 use nix::sys::socket::{NetlinkAddr, getsockname};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -296,6 +296,49 @@ fn a_neighbour_that_the_kernel_resolved_is_reachable() {
         let found = s.neighbour(index, Line::sink_v4(0).into());
         found.is_some_and(|n| n.mac == mac && n.state == NeighbourState::Reachable)
     });
+}
+
+#[test]
+fn a_neighbour_that_is_asked_for_is_found_and_kept() {
+    let Some(()) = require::netns() else { return };
+    let line = Line::new().unwrap();
+    let mut watched = Watched::new(&line.relay);
+    let out = line.relay.link_index("out0").unwrap();
+    let mut resolver = line.relay.enter(Resolver::open).unwrap();
+    let mac = line.sinks[0].link("dst0").unwrap().mac;
+    for (address, ask) in [(ip("10.2.0.2"), Ask::Use), (ip("fd00:2::2"), Ask::Keep)] {
+        resolver.ask(out, address, ask).unwrap();
+        watched.until("the neighbour is known", |snapshot| {
+            snapshot.neighbour(out, address).is_some_and(|known| known.state.is_valid() && known.mac == mac)
+        });
+        // Asked again, both ways, it stays known.
+        resolver.ask(out, address, Ask::Keep).unwrap();
+        resolver.ask(out, address, Ask::Use).unwrap();
+        watched.read();
+        assert!(watched.monitor.snapshot().neighbour(out, address).unwrap().state.is_valid());
+    }
+    let error = resolver.ask(7_777, ip("10.2.0.2"), Ask::Use).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::ENODEV));
+}
+
+#[test]
+fn a_route_by_an_interface_is_the_best_of_those_by_it() {
+    let Some(()) = require::netns() else { return };
+    let line = Line::with_outputs(2).unwrap();
+    let gateway = |text| Some(ip(text));
+    line.relay.add_route(Some((ip("10.77.0.0"), 16)), gateway("10.2.0.2"), "out0").unwrap();
+    line.relay.add_route(Some((ip("10.77.1.0"), 24)), gateway("10.3.0.2"), "out1").unwrap();
+    let watched = Watched::new(&line.relay);
+    let [out0, out1] = ["out0", "out1"].map(|name| line.relay.link_index(name).unwrap());
+    let snapshot = watched.monitor.snapshot();
+    let by =
+        |index| snapshot.route_by(ip("10.77.1.1"), index).map(|hit| (hit.index, hit.gateway, hit.source));
+    assert_eq!(by(out0), Some((out0, gateway("10.2.0.2"), Some(ip("10.2.0.1")))));
+    assert_eq!(by(out1), Some((out1, gateway("10.3.0.2"), Some(ip("10.3.0.1")))));
+    // Without a route by it, it is taken to be on the link.
+    let stranger = snapshot.route_by(ip("192.0.2.1"), out1).unwrap();
+    assert_eq!((stranger.index, stranger.gateway, stranger.source), (out1, None, Some(ip("10.3.0.1"))));
+    assert_eq!(snapshot.route_by(ip("192.0.2.1"), 7_777), None);
 }
 
 #[test]

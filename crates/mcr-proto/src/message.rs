@@ -200,10 +200,11 @@ pub enum FromWorker {
 /// Supervisor to control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToControl {
-    /// The first message, with the listener ([`tag::LISTENER`]) and one read-only [`tag::COUNTERS`] for each worker, in order.
+    /// The first message, with the listener ([`tag::LISTENER`]) and read-only [`tag::COUNTERS`]: one of
+    /// each worker, in order, then that of the kernel data path.
     Start {
-        /// How many workers there are.
-        workers: u16,
+        /// How many counters there are.
+        segments: u16,
         /// The user the daemon was started by; may do anything.
         owner_uid: u32,
         /// Members of this group may do anything.

@@ -3,6 +3,8 @@
 //!
 //! What is not here: opening any of it, and the numbers (slots, socket ids) that a worker knows it by.
 
+mod kernel;
+
 use std::net::{IpAddr, SocketAddr};
 
 use mcr_proto::{
@@ -16,6 +18,26 @@ use mcr_proto::{
 pub trait Network {
     /// The interface of this name, if there is one.
     fn interface(&self, name: &IfName) -> Option<Interface>;
+
+    /// Where the routes lead to.
+    fn leads(&self, destination: IpAddr) -> Leads;
+
+    /// Whether an address is one of this host's.
+    fn is_own(&self, address: IpAddr) -> bool;
+
+    /// Whether an interface has a source address for what goes to a destination.
+    fn has_source(&self, ifindex: u32, destination: IpAddr) -> bool;
+}
+
+/// Where a destination leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leads {
+    /// No route.
+    Nowhere,
+    /// To this host itself.
+    Here,
+    /// Out by an interface.
+    By(Interface),
 }
 
 /// An interface, as far as a rule cares.
@@ -29,6 +51,10 @@ pub struct Interface {
     pub running: bool,
     /// What its frames start with.
     pub framing: Framing,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// The loopback device.
+    pub loopback: bool,
 }
 
 /// What frames of an interface start with.
@@ -47,6 +73,39 @@ pub enum Framing {
 pub struct Abilities {
     /// Packet and raw sockets may be opened (CAP_NET_RAW).
     pub raw_sockets: bool,
+    /// Programs may be loaded into the kernel, or why not.
+    pub kernel: Result<(), KernelLack>,
+}
+
+/// Why the kernel data path cannot be used, whatever the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KernelLack {
+    /// No CAP_BPF, or programs are forbidden altogether.
+    NotPermitted,
+    /// The kernel is too old, or refuses the program.
+    Kernel,
+    /// Switched off where the daemon was started.
+    Off,
+    /// Rules lead its datagrams back to its input.
+    Circle,
+    /// No room for more.
+    Full,
+    /// Refused for this rule; the log says more.
+    Refused,
+}
+
+impl std::fmt::Display for KernelLack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotPermitted => "eBPF is not permitted (it takes CAP_BPF and CAP_NET_ADMIN)",
+            Self::Kernel => "this kernel does not take the program (Linux 6.6 does)",
+            Self::Off => "eBPF is switched off",
+            Self::Circle => "rules lead back to its input, and only workers know own copies",
+            Self::Full => "there is no room for more rules or outputs in the kernel",
+            Self::Refused => "the kernel refused it; the log says why",
+        })
+    }
 }
 
 /// A receiving socket, by what it receives.
@@ -120,7 +179,7 @@ pub struct Compiled {
     pub datapath: Option<Datapath>,
     /// Why this data path.
     pub datapath_reason: String,
-    /// The receiving socket; none unless active.
+    /// The receiving socket; none unless active, and none on the kernel path.
     pub receiver: Option<ReceiverKey>,
     /// What to hold; none unless active or paused.
     pub hold: Option<Hold>,
@@ -135,26 +194,23 @@ pub struct CompiledOutput {
     pub state: RuleState,
     /// Why not.
     pub reason: Option<String>,
-    /// The sending socket; none unless active.
+    /// The sending socket; none unless active, and none on the kernel path.
     pub sender: Option<SenderKey>,
 }
 
 /// Compiles a rule.
 pub fn compile(spec: &RuleSpec, network: &impl Network, abilities: Abilities) -> Compiled {
     let interface = network.interface(&spec.input.interface);
-    let (datapath, datapath_reason) = choose(spec.datapath, interface, abilities);
+    let (datapath, datapath_reason) = choose(spec, interface, network, abilities);
     let outputs: Vec<_> =
-        spec.outputs.iter().map(|output| compile_output(output, network, abilities)).collect();
+        spec.outputs.iter().map(|output| compile_output(output, network, abilities, datapath)).collect();
     let (state, reason) = match (spec.enabled, &datapath) {
         (false, _) => (RuleState::Disabled, None),
         (true, None) => (RuleState::Failed, Some(datapath_reason.clone())),
         (true, Some(_)) => rule_state(&spec.input.interface, interface, &outputs),
     };
     let (receiver, hold) = match (state, interface, datapath) {
-        (RuleState::Active, Some(interface), Some(datapath)) => {
-            let (receiver, hold) = receive_by(datapath, &spec.input, interface);
-            (Some(receiver), hold)
-        }
+        (RuleState::Active, Some(interface), Some(datapath)) => receive_by(datapath, &spec.input, interface),
         // A membership outlives the pause, so that a flapping link does not make the network forget the group.
         (RuleState::Paused, Some(interface), Some(datapath)) => {
             (None, receive_by(datapath, &spec.input, interface).1)
@@ -236,8 +292,9 @@ fn interface_state(name: &IfName, interface: Option<Interface>) -> (RuleState, O
 
 /// The data path a rule gets, or none, and why.
 fn choose(
-    choice: DatapathChoice,
+    spec: &RuleSpec,
     interface: Option<Interface>,
+    network: &impl Network,
     abilities: Abilities,
 ) -> (Option<Datapath>, String) {
     let packet = match (abilities.raw_sockets, interface.map(|interface| interface.framing)) {
@@ -245,42 +302,66 @@ fn choose(
         (true, Some(Framing::Other)) => Err("the interface has neither Ethernet nor IP framing"),
         (true, _) => Ok(()),
     };
-    match (choice, packet) {
-        (DatapathChoice::Kernel, _) => {
-            (None, "the kernel data path is not in this version; use auto, packet or udp".into())
-        }
+    // The kernel path is the fastest, so that its reason is worth saying whichever other is taken.
+    let kernel = || match abilities.kernel {
+        Ok(()) => kernel::carries(spec, interface, network),
+        Err(lack) => Err(lack.to_string()),
+    };
+    match (spec.datapath, packet) {
+        (DatapathChoice::Kernel, _) => match kernel() {
+            Ok(()) => (Some(Datapath::Kernel), "asked for".into()),
+            Err(why) => (None, format!("the kernel data path cannot be used: {why}")),
+        },
         (DatapathChoice::Udp, _) => (Some(Datapath::Udp), "asked for".into()),
         (DatapathChoice::Packet, Ok(())) => (Some(Datapath::Packet), "asked for".into()),
         (DatapathChoice::Packet, Err(why)) => (None, format!("the packet data path cannot be used: {why}")),
-        (DatapathChoice::Auto, Ok(())) => (Some(Datapath::Packet), "fastest that this host allows".into()),
-        (DatapathChoice::Auto, Err(why)) => (Some(Datapath::Udp), format!("packet cannot be used: {why}")),
+        (DatapathChoice::Auto, packet) => match (kernel(), packet) {
+            (Ok(()), _) => (Some(Datapath::Kernel), "fastest that this host allows".into()),
+            (Err(why), Ok(())) => (Some(Datapath::Packet), format!("kernel cannot be used: {why}")),
+            (Err(kernel), Err(packet)) => {
+                let why = format!("packet cannot be used: {packet}; kernel cannot be used: {kernel}");
+                (Some(Datapath::Udp), why)
+            }
+        },
     }
 }
 
-fn receive_by(datapath: Datapath, input: &Input, interface: Interface) -> (ReceiverKey, Option<Hold>) {
+/// The socket, and what else to hold; the kernel path has no socket.
+fn receive_by(
+    datapath: Datapath,
+    input: &Input,
+    interface: Interface,
+) -> (Option<ReceiverKey>, Option<Hold>) {
     let ifindex = interface.index;
     let bound = input.socket_addr();
     if datapath == Datapath::Udp {
         // The socket itself joins: it is bound to one group, and goes when the last rule of the group goes. Rules of a unicast
         // address share one whatever their sources are, because the kernel gives a unicast datagram to one socket only.
         let source = input.source.filter(|_| input.address.is_multicast());
-        return (ReceiverKey::Udp { ifindex, bound, source }, None);
+        return (Some(ReceiverKey::Udp { ifindex, bound, source }), None);
     }
     let hold = if input.address.is_multicast() {
         Some(Hold::Join { ifindex, group: input.address, source: input.source })
     } else {
         Some(Hold::Guard { bound })
     };
-    (ReceiverKey::Packet { ifindex, ethernet: interface.framing == Framing::Ethernet }, hold)
+    let ethernet = interface.framing == Framing::Ethernet;
+    (Some(ReceiverKey::Packet { ifindex, ethernet }).filter(|_| datapath == Datapath::Packet), hold)
 }
 
-fn compile_output(output: &Output, network: &impl Network, abilities: Abilities) -> CompiledOutput {
+fn compile_output(
+    output: &Output,
+    network: &impl Network,
+    abilities: Abilities,
+    datapath: Option<Datapath>,
+) -> CompiledOutput {
     let interface = output.interface.as_ref().map(|name| (name, network.interface(name)));
     let (state, reason) = match interface {
         Some((name, interface)) => interface_state(name, interface),
         None => (RuleState::Active, None),
     };
-    if state != RuleState::Active {
+    // The kernel path sends by no socket.
+    if state != RuleState::Active || datapath == Some(Datapath::Kernel) {
         return CompiledOutput { state, reason, sender: None };
     }
     let raw = output.source == OutputSource::Keep;

@@ -45,6 +45,21 @@ pub(crate) struct Draining {
     until: Instant,
 }
 
+impl Draining {
+    /// For a rule that the kernel relays from now on: takes what it had at its worker, if something may wait there. Its datagrams
+    /// are kept out already.
+    pub(crate) fn begin(
+        slot: RuleSlot,
+        key: ReceiverKey,
+        old: &mut Acquired,
+        worker: &mut Worker,
+    ) -> Option<Self> {
+        let passed = worker.sockets.passed(&key, &worker.counters).filter(|_| worker.is_running())?;
+        let acquired = Acquired { kernel: false, ..std::mem::take(old) };
+        Some(Self { slot, from: worker.index, acquired, key, passed, until: Instant::now() + DRAIN_WITHIN })
+    }
+}
+
 impl State {
     /// The worker that carries rules of `home` now.
     pub(crate) fn carrier(&self, home: WorkerIndex) -> WorkerIndex {
@@ -133,16 +148,25 @@ impl State {
             Some(self.draining.swap_remove(place).acquired)
         });
         self.finish_leaving(id);
-        let Self { rules, workers, holds, events, .. } = self;
+        let Self { rules, workers, holds, kernel, events, .. } = self;
         let Some(mut rule) = rules.get_mut(id).filter(|rule| rule.worker != to) else { return };
         let from = std::mem::replace(&mut rule.worker, to);
+        if rule.acquired.kernel {
+            // Neither has it; it is the worker that would.
+            let to = &mut workers[usize::from(to.0)];
+            rule.generation = to.desired;
+            if let Some(back) = back {
+                leave(rule.slot, back, to, holds, kernel);
+            }
+            return;
+        }
         events.rule(&rule, EventWhat::Moved, Some(format!("from worker {from}")));
         let acquired = std::mem::take(&mut rule.acquired);
         let old = &mut workers[usize::from(from.0)];
         let alive = old.is_running();
         let datapath = rule.compiled.take().and_then(|compiled| compiled.datapath);
         if alive && datapath == Some(Datapath::Udp) {
-            leave(rule.slot, acquired, old, holds);
+            leave(rule.slot, acquired, old, holds, kernel);
         } else {
             // The membership stays with the rule: `refresh` takes it again before this one is given back.
             rule.leaving = Some((from, acquired));
@@ -152,7 +176,8 @@ impl State {
         let Some(rule) = self.rules.get(id) else { return };
         if let Some(mut back) = back {
             back.receiver = back.receiver.filter(|key| rule.acquired.receiver != Some(*key));
-            release(back, rule.slot, &mut self.workers[usize::from(to.0)], &mut self.holds);
+            let to = &mut self.workers[usize::from(to.0)];
+            release(back, rule.slot, to, &mut self.holds, &mut self.kernel);
         }
         let (slot, receives) = (rule.slot, rule.acquired.receiver.is_some());
         let has_it = receives && self.workers[usize::from(to.0)].has_applied(rule.generation);
@@ -200,13 +225,13 @@ impl State {
                 self.draining.push(Draining { slot, from, acquired, key, passed, until });
                 self.settle_drains(Instant::now());
             }
-            None => leave(slot, acquired, old, &mut self.holds),
+            None => leave(slot, acquired, old, &mut self.holds, &mut self.kernel),
         }
     }
 
     /// Takes rules from the workers that carried them before and have relayed what waited.
     pub(crate) fn settle_drains(&mut self, now: Instant) {
-        let Self { draining, workers, holds, .. } = self;
+        let Self { draining, workers, holds, kernel, .. } = self;
         let done = draining.extract_if(.., |drain| {
             let old = &workers[usize::from(drain.from.0)];
             now >= drain.until
@@ -214,7 +239,7 @@ impl State {
                 || old.sockets.has_taken(&drain.key, drain.passed, &old.counters)
         });
         for Draining { slot, from, acquired, .. } in done.collect::<Vec<_>>() {
-            leave(slot, acquired, &mut workers[usize::from(from.0)], holds);
+            leave(slot, acquired, &mut workers[usize::from(from.0)], holds, kernel);
         }
     }
 
@@ -223,13 +248,22 @@ impl State {
         (!self.draining.is_empty()).then(|| Instant::now() + DRAIN_EVERY)
     }
 
-    /// Ends at once what a rule still has at a worker that carried it before.
+    /// Ends at once what a rule still has at workers that carried it before.
     pub(crate) fn end_drains(&mut self, slot: RuleSlot) {
-        let Self { draining, workers, holds, .. } = self;
+        self.end_drains_of(|drain| drain.slot == slot);
+    }
+
+    /// Ends at once what a rule still has at one worker, which is to have the rule again, or never to have had it.
+    pub(crate) fn end_drains_at(&mut self, slot: RuleSlot, worker: WorkerIndex) {
+        self.end_drains_of(|drain| drain.slot == slot && drain.from == worker);
+    }
+
+    fn end_drains_of(&mut self, which: impl Fn(&Draining) -> bool) {
+        let Self { draining, workers, holds, kernel, .. } = self;
         for Draining { slot, from, acquired, .. } in
-            draining.extract_if(.., |drain| drain.slot == slot).collect::<Vec<_>>()
+            draining.extract_if(.., |drain| which(drain)).collect::<Vec<_>>()
         {
-            leave(slot, acquired, &mut workers[usize::from(from.0)], holds);
+            leave(slot, acquired, &mut workers[usize::from(from.0)], holds, kernel);
         }
     }
 
@@ -237,10 +271,10 @@ impl State {
         if let Some(slot) = self.rules.get(id).map(|rule| rule.slot) {
             self.end_drains(slot);
         }
-        let Self { rules, workers, holds, .. } = self;
+        let Self { rules, workers, holds, kernel, .. } = self;
         let left = rules.get_mut(id).and_then(|mut rule| Some((rule.slot, rule.leaving.take()?)));
         if let Some((slot, (from, acquired))) = left {
-            leave(slot, acquired, &mut workers[usize::from(from.0)], holds);
+            leave(slot, acquired, &mut workers[usize::from(from.0)], holds, kernel);
             // Closed before the new worker's filter opens: what came by both would be relayed twice.
             self.refresh_filters(from);
         }

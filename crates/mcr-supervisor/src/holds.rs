@@ -10,6 +10,7 @@ use mcr_socket::{
     filter::{self, Filter},
     join::{JoinError, Membership, Memberships},
 };
+use nix::sys::stat::fstat;
 
 /// Everything held, each as often as it was asked for.
 #[derive(Debug, Default)]
@@ -21,14 +22,15 @@ pub(crate) struct Holds {
 #[derive(Debug)]
 struct Held {
     users: usize,
-    // Never read: it is there to be dropped.
-    _thing: Thing,
+    thing: Thing,
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "held, not used")]
 enum Thing {
-    Membership(Membership),
+    /// There to be dropped.
+    Membership {
+        _held: Membership,
+    },
     Guard(Option<UdpSocket>),
 }
 
@@ -40,12 +42,21 @@ impl Holds {
         }
         let thing = match hold {
             Hold::Join { ifindex, group, source } => {
-                Thing::Membership(self.memberships.join(ifindex, group, source)?)
+                Thing::Membership { _held: self.memberships.join(ifindex, group, source)? }
             }
             Hold::Guard { bound } => Thing::Guard(guard(bound)),
         };
-        self.held.insert(hold, Held { users: 1, _thing: thing });
+        self.held.insert(hold, Held { users: 1, thing });
         Ok(())
+    }
+
+    /// The inodes of the guards' sockets, by which others may know that they take nothing.
+    pub(crate) fn guards(&self) -> impl Iterator<Item = u64> {
+        let sockets = self.held.values().filter_map(|held| match &held.thing {
+            Thing::Guard(socket) => socket.as_ref(),
+            Thing::Membership { .. } => None,
+        });
+        sockets.filter_map(|socket| fstat(socket).ok()).map(|status| status.st_ino)
     }
 
     pub(crate) fn release(&mut self, hold: &Hold) {

@@ -16,6 +16,7 @@ mod events;
 mod health;
 mod holds;
 mod inputs;
+mod kernel;
 mod ledger;
 mod listen;
 mod load;

@@ -231,6 +231,9 @@ impl State {
         }
         info!(rule = %rule.name, "rule changed");
         self.events.rule(&rule, EventWhat::Changed, None);
+        if same_input {
+            self.kernel.succeed(old_slot, rule.slot);
+        }
         let slot = rule.slot;
         self.rules.insert(rule);
         self.refresh(id, network);
@@ -241,7 +244,7 @@ impl State {
             let alive = worker.is_running();
             worker.sockets.release_receiver(&key, slot, &worker.counters, alive);
         }
-        leave(old_slot, old, worker, &mut self.holds);
+        leave(old_slot, old, worker, &mut self.holds, &mut self.kernel);
         worker.retire(retired);
         Ok(())
     }

@@ -90,7 +90,7 @@ fn lower<N: Eq + Hash>(order: &mut HashMap<N, (usize, usize)>, at: N, number: us
 impl State {
     /// Brings the guards in line with rules and network.
     pub(crate) fn refresh_guards(&mut self, network: &Snapshot) {
-        let Self { rules, guards, workers, guards_stale, .. } = self;
+        let Self { rules, guards, workers, guards_stale, recompile, .. } = self;
         let mut touched = rules.take_touched();
         if std::mem::take(guards_stale) {
             touched.extend(guards.keys().copied());
@@ -103,6 +103,8 @@ impl State {
             if guards.get(&destination).unwrap_or(&Own::default()) == &own {
                 continue;
             }
+            // The kernel data path does not know own copies, so it leaves guarded destinations to workers.
+            *recompile = true;
             workers.iter_mut().for_each(|worker| worker.guard(destination, own.clone()));
             if own == Own::default() {
                 guards.remove(&destination);

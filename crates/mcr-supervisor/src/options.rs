@@ -26,6 +26,8 @@ pub struct Options {
     pub ids: Option<Ids>,
     /// How workers do their I/O.
     pub io: IoChoice,
+    /// Whether the kernel data path may be used.
+    pub ebpf: bool,
     /// Rules to begin with.
     pub rules: Vec<RuleSpec>,
     /// What the configuration says beside rules.

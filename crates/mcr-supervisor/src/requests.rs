@@ -47,8 +47,16 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// The answer, once it is due.
     pub(crate) fn answer(&self, state: &State, now: Instant) -> Option<Result<Reply, Fault>> {
-        let lacks =
-            |need: &&(WorkerIndex, Generation)| !state.workers[usize::from(need.0.0)].has_applied(need.1);
+        let in_kernel = match self.then {
+            Then::Added { rule, .. } | Then::Show { rule } => {
+                state.rules.get(rule).is_some_and(|rule| rule.acquired.kernel)
+            }
+            Then::Loaded(_) | Then::Done => false,
+        };
+        // What is in the kernel needs no worker.
+        let lacks = |need: &&(WorkerIndex, Generation)| {
+            !in_kernel && !state.workers[usize::from(need.0.0)].has_applied(need.1)
+        };
         let Some((worker, _)) = self.needs.iter().find(lacks) else {
             return Some(self.then.reply(state));
         };
@@ -116,7 +124,10 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
         Request::InputList { after } => {
             // Whoever lists inputs is about to read their counters.
             state.count_drops();
-            let open = |worker: WorkerIndex, slot| state.workers[usize::from(worker.0)].sockets.uses(slot);
+            let open = |worker: WorkerIndex, slot| match state.workers.get(usize::from(worker.0)) {
+                Some(worker) => worker.sockets.uses(slot),
+                None => state.kernel.uses(slot),
+            };
             let (inputs, more) = page(state.inputs.views(after, open).into_iter());
             Ok(Reply::Inputs { inputs, more })
         }

@@ -48,6 +48,8 @@ pub(crate) struct Acquired {
     pub(crate) receiver: Option<ReceiverKey>,
     pub(crate) hold: Option<Hold>,
     pub(crate) senders: Vec<SenderKey>,
+    /// The kernel data path relays it.
+    pub(crate) kernel: bool,
 }
 
 /// The state of a rule as it turned out: as compiled, unless the host refused something.

@@ -35,6 +35,7 @@ use crate::{
     backoff::Backoff,
     child::{ChildEvent, Happened, Running},
     health::LOOK_EVERY,
+    kernel::Kernel,
     listen::{self, Listener},
     logs, network,
     options::{Options, SupervisorError, Watchdog},
@@ -120,7 +121,7 @@ impl<'a> Supervisor<'a> {
         // Made and given to its group: from here on no more is done than these few rights allow.
         rights::give_up_all_but_few()?;
         let monitor = Monitor::open().map_err(|error| SupervisorError::Network(error.to_string()))?;
-        let abilities = network::abilities();
+        let abilities = network::abilities(options.ebpf);
         if !abilities.raw_sockets {
             info!("no CAP_NET_RAW: rules use the udp data path; run as root for packet");
         }
@@ -131,7 +132,7 @@ impl<'a> Supervisor<'a> {
             Ok(Worker::new(WorkerIndex(index as u16), core, Segment::create()?))
         });
         let workers = workers.collect::<Result<Vec<_>, SupervisorError>>()?;
-        let mut state = State::new(workers, abilities);
+        let mut state = State::new(workers, abilities, Kernel::new(Segment::create()?));
         state.settings = options.settings.clone();
         for spec in &options.rules {
             let name = spec.name.as_ref().map_or_else(|| spec.input.to_string(), ToString::to_string);
@@ -192,6 +193,7 @@ impl<'a> Supervisor<'a> {
             self.state.settle_carriers(Instant::now(), self.monitor.snapshot());
             self.state.settle_drains(Instant::now());
             self.state.refresh_guards(self.monitor.snapshot());
+            self.state.follow_routes(self.monitor.snapshot());
             self.state.reconcile();
             self.answer_waiting();
             self.tell_events();
@@ -215,6 +217,7 @@ impl<'a> Supervisor<'a> {
                 () = until(timer) => self.retry_due(),
                 _ = look.tick() => {
                     self.look_after_children();
+                    self.state.tend_kernel(self.monitor.snapshot());
                     self.options.log.output.tick();
                 }
                 _ = hangup.recv() => self.reload(),
@@ -269,6 +272,7 @@ impl<'a> Supervisor<'a> {
             Happened::Said(FromWorker::Applied { generation }) => {
                 let free = worker.note_applied(generation);
                 let index = worker.index;
+                self.state.kernel.hand_over(index, generation);
                 self.state.recycle(free);
                 self.state.finish_moves(index);
                 // Before anybody is told that the rules relay.

@@ -290,6 +290,33 @@ impl Sockets {
         receiver.is_none_or(|receiver| receiver.ledger.has_taken(passed, counters.input(receiver.input)))
     }
 
+    /// As [`Sockets::shut`], at once: something else relays them from now on.
+    pub(crate) fn exclude(&mut self, key: &ReceiverKey, rule: RuleSlot) {
+        self.shut(key, rule);
+        match self.receivers.get(&self.shared.place_of(key)) {
+            // What goes wrong is said when the filters are next brought in line.
+            Some(receiver) if receiver.filter.is_some() => _ = self.refresh_filters(),
+            // A filter that cannot be set leaves it open until it is closed, a moment later.
+            Some(receiver) if receiver.users.len() == 1 => {
+                _ = filter::attach(&receiver.fd, &Filter::drop_all());
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets the datagrams of a rule in again that was kept out of a packet socket.
+    pub(crate) fn include(&mut self, key: &ReceiverKey, rule: RuleSlot) {
+        let place = self.shared.place_of(key);
+        let Some(receiver) = self.receivers.get_mut(&place) else { return };
+        if let (Some(user), Some(filter)) = (receiver.users.get_mut(&rule), &mut receiver.filter)
+            && !user.admitted
+        {
+            user.admitted = true;
+            filter.insert(user.wanted);
+            self.stale.insert(place);
+        }
+    }
+
     /// The worker has these rules' routes: let their datagrams through.
     pub(crate) fn admit(&mut self, has_route: impl Fn(RuleSlot) -> bool) {
         let Self { receivers, unadmitted, stale, .. } = self;

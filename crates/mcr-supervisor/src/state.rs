@@ -8,9 +8,9 @@ use mcr_netmon::{Change, Snapshot};
 use mcr_proto::{
     message::{EventWhat, Fault, FaultKind, RuleRef, RuleState, RuleView, Settings},
     plan::{Generation, InputSlot, OutputSlot, Own, RuleSlot, WorkerIndex},
-    rule::{RuleId, RuleName, RuleSpec},
+    rule::{Datapath, DatapathChoice, RuleId, RuleName, RuleSpec},
 };
-use mcr_relay::compile::{Abilities, Compiled, ReceiverKey, compile};
+use mcr_relay::compile::{Abilities, Compiled, KernelLack, ReceiverKey, compile};
 use mcr_socket::filter::Wanted;
 use tracing::{info, warn};
 
@@ -19,6 +19,7 @@ use crate::{
     events::{Events, state_event},
     holds::Holds,
     inputs::Inputs,
+    kernel::Kernel,
     load::Loads,
     loops,
     network::Interfaces,
@@ -32,6 +33,9 @@ pub(crate) struct State {
     pub(crate) workers: Vec<Worker>,
     pub(crate) inputs: Inputs,
     pub(crate) abilities: Abilities,
+    pub(crate) kernel: Kernel,
+    /// Something that decides on data paths has changed.
+    pub(crate) recompile: bool,
     pub(crate) holds: Holds,
     /// Destinations that rules can lead to again, and how own copies to them look.
     pub(crate) guards: HashMap<SocketAddr, Own>,
@@ -48,12 +52,14 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(workers: Vec<Worker>, abilities: Abilities) -> Self {
+    pub(crate) fn new(workers: Vec<Worker>, abilities: Abilities, kernel: Kernel) -> Self {
         Self {
             rules: Rules::default(),
             inputs: Inputs::default(),
             workers,
             abilities,
+            kernel,
+            recompile: false,
             holds: Holds::default(),
             guards: HashMap::new(),
             guards_stale: false,
@@ -164,7 +170,9 @@ impl State {
         let mut view = rule.view();
         let worker = &self.workers[usize::from(rule.worker.0)];
         // While a rule moves, the worker it leaves relays it.
-        if view.state == RuleState::Active && !worker.has_applied(rule.generation) && rule.leaving.is_none() {
+        let is_relayed =
+            rule.acquired.kernel || worker.has_applied(rule.generation) || rule.leaving.is_some();
+        if view.state == RuleState::Active && !is_relayed {
             let why = if worker.is_running() { "has not taken it up yet" } else { "is not running" };
             (view.state, view.reason) = (RuleState::Paused, Some(format!("worker {} {why}", worker.index)));
         }
@@ -178,11 +186,14 @@ impl State {
         self.events.rule(&rule, EventWhat::Removed, None);
         self.end_drains(rule.slot);
         if let Some((from, acquired)) = rule.leaving {
-            leave(rule.slot, acquired, &mut self.workers[usize::from(from.0)], &mut self.holds);
+            let old = &mut self.workers[usize::from(from.0)];
+            leave(rule.slot, acquired, old, &mut self.holds, &mut self.kernel);
         }
         let worker = &mut self.workers[usize::from(rule.worker.0)];
         let generation = worker.set_route(rule.slot, None);
-        release(rule.acquired, rule.slot, worker, &mut self.holds);
+        // At once, also where a worker was about to take it over.
+        self.kernel.release(rule.slot, None);
+        release(rule.acquired, rule.slot, worker, &mut self.holds, &mut self.kernel);
         worker.retire(Retired { rule: rule.slot, outputs: rule.output_slots });
         info!(rule = %rule.name, "rule removed");
         Ok((rule.worker, generation))
@@ -206,10 +217,12 @@ impl State {
 
     /// Clears the counters' places that a worker counts in no more, and makes them free.
     pub(crate) fn recycle(&mut self, retired: Vec<Retired>) {
-        for Retired { rule, outputs } in retired {
-            for worker in &self.workers {
-                worker.counters.clear_rule(rule);
-                outputs.iter().for_each(|slot| worker.counters.clear_output(*slot));
+        for retired in retired {
+            let Some(Retired { rule, outputs }) = self.kernel.keep(retired) else { continue };
+            let segments = self.workers.iter().map(|worker| &worker.counters).chain([&self.kernel.counters]);
+            for counters in segments {
+                counters.clear_rule(rule);
+                outputs.iter().for_each(|slot| counters.clear_output(*slot));
             }
             self.rule_slots.give(rule.0);
             outputs.iter().for_each(|slot| self.output_slots.give(slot.0));
@@ -242,7 +255,10 @@ impl State {
                 _ => {}
             }
             self.events.network(change, network);
+            self.recompile |=
+                !matches!(change, Change::NeighbourChanged { .. } | Change::NeighbourRemoved(_));
         }
+        self.kernel.note(changes);
         concerned.sort_unstable();
         concerned.dedup();
         concerned.into_iter().for_each(|id| self.refresh(id, network));
@@ -257,17 +273,72 @@ impl State {
 
     /// Compiles a rule and carries out what has changed.
     pub(crate) fn refresh(&mut self, id: RuleId, network: &Snapshot) {
-        let Self { rules, workers, inputs, holds, abilities, events, .. } = self;
+        if let Some((slot, worker)) = self.rules.get(id).map(|rule| (rule.slot, rule.worker)) {
+            self.end_drains_at(slot, worker);
+        }
+        let lanes = WorkerIndex(self.workers.len() as u16);
+        let Self {
+            rules,
+            workers,
+            inputs,
+            holds,
+            abilities,
+            guards,
+            kernel,
+            events,
+            recompile,
+            draining,
+            ..
+        } = self;
         let Some(mut rule) = rules.get_mut(id) else { return };
         let rule = &mut *rule;
-        let compiled = compile(&rule.spec, &Interfaces(network), *abilities);
+        let able = match guards.contains_key(&rule.spec.input.socket_addr()) {
+            true => Abilities { kernel: abilities.kernel.and(Err(KernelLack::Circle)), ..*abilities },
+            false => *abilities,
+        };
+        let mut compiled = compile(&rule.spec, &Interfaces(network), able);
         if rule.compiled.as_ref() == Some(&compiled) && !rule.status.refused() {
             return;
         }
         let worker = &mut workers[usize::from(rule.worker.0)];
         // First the new, then the old: a socket or membership that both need stays.
         let mut old = std::mem::take(&mut rule.acquired);
-        let status = acquire(rule, &compiled, worker, inputs, holds);
+        let mut carried = None;
+        if compiled.datapath == Some(Datapath::Kernel) && compiled.state == RuleState::Active {
+            // A packet socket sees frames before the program does: what it lets in is not for both.
+            let receiver = old.receiver.filter(|key| matches!(key, ReceiverKey::Packet { .. }));
+            receiver.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
+            let input = inputs.slot(lanes, rule.spec.input.interface, Datapath::Kernel);
+            match acquire_in_kernel(rule, &compiled, input, holds, kernel, network) {
+                Ok(status) => {
+                    // What waits in a packet socket is still relayed from there; in a UDP socket it is lost.
+                    let waits = receiver.and_then(|key| Draining::begin(rule.slot, key, &mut old, worker));
+                    if waits.is_none() {
+                        worker.set_route(rule.slot, None);
+                        old.receiver.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
+                    }
+                    draining.extend(waits);
+                    rule.generation = worker.desired;
+                    carried = Some(status);
+                }
+                Err(lack) => {
+                    receiver.iter().for_each(|key| worker.sockets.include(key, rule.slot));
+                    if matches!(lack, KernelLack::NotPermitted | KernelLack::Kernel) {
+                        // No rule will be carried there, so each goes elsewhere.
+                        abilities.kernel = Err(lack);
+                        *recompile = true;
+                    }
+                    let without = Abilities { kernel: Err(lack), ..*abilities };
+                    compiled = compile(&rule.spec, &Interfaces(network), without);
+                }
+            }
+        }
+        let status = carried.unwrap_or_else(|| acquire(rule, &compiled, worker, inputs, holds));
+        if old.kernel && !rule.acquired.kernel {
+            let taken_over = status.state == RuleState::Active && worker.is_running();
+            old.kernel = false;
+            kernel.release(rule.slot, taken_over.then_some((worker.index, rule.generation)));
+        }
         let mut partial = if status.state == RuleState::Failed {
             std::mem::take(&mut rule.acquired)
         } else {
@@ -276,8 +347,9 @@ impl State {
         // A receiver knows its rules, once each; the other things count how often they were acquired.
         partial.receiver = partial.receiver.filter(|key| old.receiver != Some(*key));
         old.receiver = old.receiver.filter(|key| rule.acquired.receiver != Some(*key));
-        release(partial, rule.slot, worker, holds);
-        release(old, rule.slot, worker, holds);
+        release(partial, rule.slot, worker, holds, kernel);
+        old.kernel = false;
+        release(old, rule.slot, worker, holds, kernel);
         if status != rule.status || rule.compiled.is_none() {
             log_state(rule, &status);
         }
@@ -286,6 +358,24 @@ impl State {
         }
         rule.status = status;
         rule.compiled = Some(compiled);
+    }
+
+    /// Decides anew on data paths, and resolves next hops anew, if something they depend on has changed.
+    pub(crate) fn follow_routes(&mut self, network: &Snapshot) {
+        if std::mem::take(&mut self.recompile) {
+            let depends = |choice| matches!(choice, DatapathChoice::Auto | DatapathChoice::Kernel);
+            let rules: Vec<_> =
+                self.rules.all().filter(|rule| depends(rule.spec.datapath)).map(|rule| rule.id).collect();
+            rules.into_iter().for_each(|id| self.refresh(id, network));
+        }
+        self.kernel.ignore(self.holds.guards());
+        self.kernel.refresh(network);
+    }
+
+    /// What is to be done for the kernel data path from time to time.
+    pub(crate) fn tend_kernel(&mut self, network: &Snapshot) {
+        let free = self.kernel.tick(network);
+        self.recycle(free);
     }
 
     /// Brings the filters of a worker's packet sockets in line with its rules.
@@ -314,8 +404,9 @@ impl State {
         }
     }
 
-    /// Brings the kernel's counts of drops into the counters.
+    /// Brings the kernel's counts into the counters: those of drops, and those of its own data path.
     pub(crate) fn count_drops(&mut self) {
+        self.kernel.count();
         for worker in &mut self.workers {
             worker.sockets.count_drops(&worker.counters);
         }
@@ -335,11 +426,7 @@ fn acquire(
     inputs: &mut Inputs,
     holds: &mut Holds,
 ) -> Status {
-    let mut status = Status {
-        state: compiled.state,
-        reason: compiled.reason.clone(),
-        outputs: compiled.outputs.iter().map(|output| (output.state, output.reason.clone())).collect(),
-    };
+    let mut status = status_of(compiled);
     if let Some(hold) = compiled.hold {
         match holds.acquire(hold) {
             Ok(()) => rule.acquired.hold = Some(hold),
@@ -375,6 +462,49 @@ fn acquire(
     status
 }
 
+/// Joins what a compiled rule needs and gives the rule to the kernel data path; the rule's status, as it turned out.
+fn acquire_in_kernel(
+    rule: &mut Rule,
+    compiled: &Compiled,
+    input: Option<InputSlot>,
+    holds: &mut Holds,
+    kernel: &mut Kernel,
+    network: &Snapshot,
+) -> Result<Status, KernelLack> {
+    let mut status = status_of(compiled);
+    let input = input.ok_or(KernelLack::Full)?;
+    if let Some(hold) = compiled.hold {
+        match holds.acquire(hold) {
+            Ok(()) => rule.acquired.hold = Some(hold),
+            Err(error) => {
+                (status.state, status.reason) = (RuleState::Failed, Some(error.to_string()));
+                return Ok(status);
+            }
+        }
+    }
+    kernel.ignore(holds.guards());
+    match kernel.carry(rule.slot, &rule.spec, &rule.output_slots, input, network) {
+        Ok(()) => {
+            rule.acquired.kernel = true;
+            Ok(status)
+        }
+        Err(lack) => {
+            if let Some(hold) = rule.acquired.hold.take() {
+                holds.release(&hold);
+            }
+            Err(lack)
+        }
+    }
+}
+
+fn status_of(compiled: &Compiled) -> Status {
+    Status {
+        state: compiled.state,
+        reason: compiled.reason.clone(),
+        outputs: compiled.outputs.iter().map(|output| (output.state, output.reason.clone())).collect(),
+    }
+}
+
 fn acquire_receiver(
     rule: &mut Rule,
     key: ReceiverKey,
@@ -406,13 +536,28 @@ fn fail(rule: &mut Rule, worker: &mut Worker, mut status: Status, reason: String
 }
 
 /// Takes a rule from a worker that carried it.
-pub(crate) fn leave(rule: RuleSlot, acquired: Acquired, worker: &mut Worker, holds: &mut Holds) {
+pub(crate) fn leave(
+    rule: RuleSlot,
+    acquired: Acquired,
+    worker: &mut Worker,
+    holds: &mut Holds,
+    kernel: &mut Kernel,
+) {
     worker.set_route(rule, None);
-    release(acquired, rule, worker, holds);
+    release(acquired, rule, worker, holds, kernel);
 }
 
-/// Gives back what a rule held at a worker.
-pub(crate) fn release(acquired: Acquired, rule: RuleSlot, worker: &mut Worker, holds: &mut Holds) {
+/// Gives back what a rule held at a worker, or in the kernel.
+pub(crate) fn release(
+    acquired: Acquired,
+    rule: RuleSlot,
+    worker: &mut Worker,
+    holds: &mut Holds,
+    kernel: &mut Kernel,
+) {
+    if acquired.kernel {
+        kernel.release(rule, None);
+    }
     if let Some(key) = acquired.receiver {
         let alive = worker.is_running();
         worker.sockets.release_receiver(&key, rule, &worker.counters, alive);

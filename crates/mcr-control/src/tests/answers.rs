@@ -335,7 +335,7 @@ fn a_supervisor_that_asks_whether_control_lives_is_answered() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("s")).unwrap();
     let start = ToControl::Start {
-        workers: 0,
+        segments: 0,
         owner_uid: 0,
         group_gid: None,
         others_may_read: false,
@@ -363,7 +363,7 @@ fn a_start_without_all_its_descriptors_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("s")).unwrap();
     let start = ToControl::Start {
-        workers: 1,
+        segments: 1,
         owner_uid: 0,
         group_gid: None,
         others_may_read: false,

@@ -260,7 +260,7 @@ impl Bare {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("s")).unwrap();
         let start = ToControl::Start {
-            workers: 0,
+            segments: 0,
             owner_uid: 0,
             group_gid: None,
             others_may_read: false,

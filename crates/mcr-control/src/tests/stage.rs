@@ -73,7 +73,7 @@ impl Stage {
         let address = web.local_addr().expect("it is bound");
         let http = Some(Http { names: vec!["relay1".into()], token: Some(Secret(TOKEN.into())) });
         let start = ToControl::Start {
-            workers: WORKERS as u16,
+            segments: WORKERS as u16,
             owner_uid,
             group_gid,
             others_may_read,

@@ -129,24 +129,19 @@ fn every_datagram_finds_the_outputs_of_before_or_of_after_a_change_never_a_part(
     rig.rule(1, IN, few.clone());
     let (few_ports, many_ports): (BTreeSet<u16>, BTreeSet<u16>) =
         ((6000..6003).collect(), (6010..6031).collect());
-    let stop = AtomicBool::new(false);
     let mut injector = rig.injector();
-    let sent = std::thread::scope(|scope| {
-        let stop = &stop;
+    let sent = 10_000_u32;
+    std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
-            let mut sent = 0_u32;
-            while !stop.load(Ordering::Relaxed) && sent < 20_000 {
-                injector.send(&v4(FROM, IN, 9, 0, &sent.to_be_bytes()));
-                sent += 1;
+            for number in 0..sent {
+                injector.send(&v4(FROM, IN, 9, 0, &number.to_be_bytes()));
+                std::thread::yield_now();
             }
-            sent
         });
-        for change in 0..400 {
-            let outputs = if change % 2 == 0 { many.clone() } else { few.clone() };
-            rig.rule(1, IN, outputs);
+        while !sender.is_finished() {
+            rig.rule(1, IN, many.clone());
+            rig.rule(1, IN, few.clone());
         }
-        stop.store(true, Ordering::Relaxed);
-        sender.join().expect("the sender ends")
     });
     let mut copies: BTreeMap<Vec<u8>, BTreeSet<u16>> = BTreeMap::new();
     let mut count = 0_u64;
@@ -226,4 +221,37 @@ fn what_a_removed_rule_counted_is_still_told() {
         // A rule that was away knows no flow of before.
         assert_eq!((totals.rules[&1], totals.copies[&1].0), ((round, round * 7, round), round));
     }
+}
+
+#[test]
+fn a_successor_takes_over_without_a_datagram_for_both_or_neither() {
+    let Some(()) = require::netns() else { return };
+    let mut rig = Rig::new(1);
+    rig.watch(&["239.2.2.2:6000"]);
+    let output = rig.output(0, 1, "239.2.2.2:6000");
+    rig.rule(1, IN, vec![output.clone()]);
+    let mut injector = rig.injector();
+    let sent = 10_000_u64;
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(move || {
+            for _ in 0..sent {
+                injector.send(&v4(FROM, IN, 9, 0, b"steady"));
+                std::thread::yield_now();
+            }
+        });
+        for rule in 2.. {
+            let output = Output { slot: mcr_proto::plan::OutputSlot(rule), ..output.clone() };
+            let rule_of = rig.rule_of(IN, vec![output]);
+            rig.path.succeed(RuleSlot(rule - 1), RuleSlot(rule), rule_of).unwrap();
+            if sender.is_finished() {
+                break;
+            }
+        }
+    });
+    assert_eq!(rig.seen_at_first().len() as u64, sent);
+    let totals = rig.totals();
+    assert_eq!(totals.matched, sent);
+    assert_eq!(totals.rules.values().map(|rule| rule.0).sum::<u64>(), sent);
+    assert!(totals.rules.values().filter(|rule| rule.0 > 0).count() > 2, "{:?}", totals.rules);
+    assert!(rig.path.is_settled());
 }

@@ -9,24 +9,52 @@ use mcr_proto::{
     rule::{Datapath, DatapathChoice, RuleSpec},
 };
 use mcr_relay::compile::{
-    Abilities, Compiled, Framing, Hold, Interface, Network, ReceiverKey, SenderKey, compile,
+    Abilities, Compiled, Framing, Hold, Interface, KernelLack, Leads, Network, ReceiverKey, SenderKey,
+    compile,
 };
 
-const ROOT: Abilities = Abilities { raw_sockets: true };
-const USER: Abilities = Abilities { raw_sockets: false };
+const BPF: Abilities = Abilities { raw_sockets: true, kernel: Ok(()) };
+const ROOT: Abilities = Abilities { raw_sockets: true, kernel: Err(KernelLack::Off) };
+const USER: Abilities = Abilities { raw_sockets: false, kernel: Err(KernelLack::NotPermitted) };
 
 struct Host(BTreeMap<IfName, Interface>);
 
+/// Has the address 10.0.0.1 on each interface, one to itself at 10.0.0.7, and routes to 10.0.0.0/8 by eth2.
 impl Network for Host {
     fn interface(&self, name: &IfName) -> Option<Interface> {
         self.0.get(name).copied()
+    }
+
+    fn leads(&self, destination: IpAddr) -> Leads {
+        match destination {
+            IpAddr::V4(v4) if v4.octets() == [10, 0, 0, 7] => Leads::Here,
+            IpAddr::V4(v4) if v4.octets()[0] == 10 => {
+                self.0.get(&"eth2".parse().unwrap()).map_or(Leads::Nowhere, |eth2| Leads::By(*eth2))
+            }
+            _ => Leads::Nowhere,
+        }
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        address == ip("10.0.0.1")
+    }
+
+    fn has_source(&self, _ifindex: u32, destination: IpAddr) -> bool {
+        destination.is_ipv4()
     }
 }
 
 impl Host {
     /// eth0 to eth2 with numbers 2 to 4, all well.
     fn new() -> Self {
-        let all_well = |index| Interface { index, up: true, running: true, framing: Framing::Ethernet };
+        let all_well = |index| Interface {
+            index,
+            up: true,
+            running: true,
+            framing: Framing::Ethernet,
+            mtu: 1500,
+            loopback: false,
+        };
         let names = ["eth0", "eth1", "eth2"].map(|name| name.parse().unwrap());
         Self(names.into_iter().zip((2..).map(all_well)).collect())
     }
@@ -142,18 +170,87 @@ fn the_input_s_own_trouble_comes_before_that_of_outputs() {
 }
 
 #[test]
-fn auto_is_packet_where_the_host_allows_it_and_udp_where_not() {
+fn auto_is_kernel_else_packet_else_udp_and_says_why() {
     let chosen = |host: Host, abilities| {
         let compiled = compile(&video(), &host, abilities);
         (compiled.datapath, compiled.datapath_reason)
     };
-    let packet = (Some(Datapath::Packet), "fastest that this host allows".to_owned());
-    assert_eq!(chosen(Host::new(), ROOT), packet);
-    assert_eq!(chosen(Host::new().framed(Framing::Ip), ROOT), packet);
-    let reason = "packet cannot be used: the interface has neither Ethernet nor IP framing";
-    assert_eq!(chosen(Host::new().framed(Framing::Other), ROOT), (Some(Datapath::Udp), reason.into()));
-    let reason = "packet cannot be used: no CAP_NET_RAW";
-    assert_eq!(chosen(Host::new(), USER), (Some(Datapath::Udp), reason.into()));
+    let kernel = (Some(Datapath::Kernel), "fastest that this host allows".to_owned());
+    assert_eq!(chosen(Host::new(), BPF), kernel);
+    let packet = |why: &str| (Some(Datapath::Packet), format!("kernel cannot be used: {why}"));
+    assert_eq!(chosen(Host::new(), ROOT), packet("eBPF is switched off"));
+    assert_eq!(
+        chosen(Host::new().framed(Framing::Ip), BPF),
+        packet("frames of the input have no Ethernet header")
+    );
+    let udp = |why: &str| (Some(Datapath::Udp), why.to_owned());
+    assert_eq!(
+        chosen(Host::new().framed(Framing::Other), ROOT),
+        udp(
+            "packet cannot be used: the interface has neither Ethernet nor IP framing; kernel cannot be used: eBPF is \
+             switched off"
+        )
+    );
+    assert_eq!(
+        chosen(Host::new(), USER),
+        udp(
+            "packet cannot be used: no CAP_NET_RAW; kernel cannot be used: eBPF is not permitted (it takes CAP_BPF and \
+             CAP_NET_ADMIN)"
+        )
+    );
+}
+
+#[test]
+fn the_kernel_path_carries_a_rule_only_with_every_feature_of_it() {
+    let why = |output: &str, host: Host| {
+        let compiled = compile(&spec("239.1.1.1:5000@eth0", &["239.9.9.9:1@eth1", output]), &host, BPF);
+        match compiled.datapath {
+            Some(Datapath::Kernel) => None,
+            Some(Datapath::Packet) => {
+                let prefix = format!("kernel cannot be used: output {output}: ");
+                Some(compiled.datapath_reason.strip_prefix(&prefix).unwrap().to_owned())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    for carried in [
+        "239.2.2.2:6000@eth1,ttl=keep",
+        "239.2.2.2:6000@eth1,dscp=ef,source=keep",
+        "239.2.2.2:6000@eth1,source=10.0.0.1",
+        "10.100.0.2:6000",
+        "10.100.0.2:6000@eth9",
+        "192.0.2.1:6000",
+    ] {
+        assert_eq!(why(carried, Host::new()), None, "{carried}");
+    }
+    for (refused, reason) in [
+        ("239.2.2.2:6000@eth1,rate=8M", "a rate cap"),
+        ("239.2.2.2:6000@eth1,loop=on", "loop=on"),
+        ("[ff05::2]:6000@eth1", "it is translated between IPv4 and IPv6"),
+        ("239.2.2.2:6000@eth1,source=10.0.0.2", "its source is no address of this host"),
+        ("10.0.0.7:6000", "it is to this host"),
+    ] {
+        let canonical = refused.parse::<mcr_proto::endpoint::Output>().unwrap().to_string();
+        assert_eq!(why(&canonical, Host::new()).as_deref(), Some(reason), "{refused}");
+    }
+    let small = || Host::new().change("eth1", |interface| interface.mtu = 1400);
+    let compiled = compile(&video(), &small(), BPF);
+    assert_eq!(compiled.datapath, Some(Datapath::Packet));
+    assert!(compiled.datapath_reason.contains("MTU is below that of the input"), "{compiled:?}");
+    // Who asks for it has what is too large dropped.
+    let compiled = compile(&by(DatapathChoice::Kernel, video()), &small(), BPF);
+    assert_eq!(compiled.datapath, Some(Datapath::Kernel));
+}
+
+#[test]
+fn a_rule_in_the_kernel_holds_its_membership_and_has_no_sockets() {
+    let compiled = compile(&by(DatapathChoice::Kernel, video()), &Host::new(), BPF);
+    assert_eq!((compiled.state, compiled.datapath_reason.as_str()), (RuleState::Active, "asked for"));
+    assert_eq!(compiled.receiver, None);
+    assert_eq!(compiled.hold, Some(Hold::Join { ifindex: 2, group: ip("239.1.1.1"), source: None }));
+    assert!(compiled.outputs.iter().all(|output| output.sender.is_none()));
+    let missing = compile(&by(DatapathChoice::Kernel, video()), &Host::new().without("eth0"), BPF);
+    assert_not_relaying(&missing, RuleState::Unresolved, "interface eth0 does not exist");
 }
 
 #[test]
@@ -175,7 +272,7 @@ fn a_data_path_asked_for_is_used_or_the_rule_fails_with_the_reason() {
             DatapathChoice::Kernel,
             Host::new(),
             ROOT,
-            "the kernel data path is not in this version; use auto, packet or udp",
+            "the kernel data path cannot be used: eBPF is switched off",
         ),
     ] {
         let compiled = compile(&by(datapath, video()), &host, abilities);

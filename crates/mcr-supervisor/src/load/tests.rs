@@ -2,15 +2,16 @@
 
 use mcr_metrics::Segment;
 use mcr_proto::config::parse;
-use mcr_relay::compile::Abilities;
+use mcr_relay::compile::{Abilities, KernelLack};
 
 use super::*;
-use crate::worker::Worker;
+use crate::{kernel::Kernel, worker::Worker};
 
 fn state() -> State {
     let workers =
         (0..2).map(|index| Worker::new(WorkerIndex(index), None, Segment::create().expect("memory")));
-    State::new(workers.collect(), Abilities { raw_sockets: false })
+    let kernel = Kernel::new(Segment::create().expect("memory"));
+    State::new(workers.collect(), Abilities { raw_sockets: false, kernel: Err(KernelLack::Off) }, kernel)
 }
 
 fn rules(text: &str) -> (Settings, Vec<RuleSpec>) {

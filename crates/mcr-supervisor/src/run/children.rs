@@ -94,8 +94,10 @@ impl Supervisor<'_> {
         for worker in &self.state.workers {
             fds.push((tag::COUNTERS, worker.counters.read_only()?));
         }
+        // Counted as that of a worker after the last.
+        fds.push((tag::COUNTERS, self.state.kernel.counters.read_only()?));
         let start = ToControl::Start {
-            workers: self.state.workers.len() as u16,
+            segments: self.state.workers.len() as u16 + 1,
             owner_uid: getuid().as_raw(),
             group_gid: self.options.group,
             others_may_read: self.options.others_may_read,

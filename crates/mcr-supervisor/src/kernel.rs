@@ -1,0 +1,449 @@
+//! The kernel data path as the supervisor drives it: which rules are there, resolved to next hops that are kept known, and their
+//! counters in a segment of their own, whose one writer this is.
+//!
+//! What is not here: which rules may go there (`mcr_relay::compile`), memberships (`holds`), the program itself (`mcr_ebpf`).
+
+mod hops;
+mod local;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use mcr_ebpf::{Delta, KernelPath, LoadError, Rule, UpdateError, Way};
+use mcr_metrics::Segment;
+use mcr_netmon::{Ask, Change, Resolver, Snapshot};
+use mcr_proto::{
+    counters::OutputDrop,
+    endpoint::OutputSource,
+    plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
+    rule::RuleSpec,
+};
+use mcr_relay::compile::KernelLack;
+use mcr_socket::{
+    Family,
+    udp::{self, UdpOutput},
+};
+use nix::time::{ClockId, clock_gettime};
+use tracing::{debug, info, warn};
+
+use self::{hops::Hop, local::Listeners};
+use crate::worker::Retired;
+
+/// How often a neighbour that is known is asked to be confirmed: below the time after which the kernel doubts it
+/// (`base_reachable_time_ms`, 30 s).
+const CONFIRM_EVERY: Duration = Duration::from_secs(10);
+
+/// Everything about the kernel data path.
+pub(crate) struct Kernel {
+    path: Option<KernelPath>,
+    pub(crate) counters: Segment,
+    rules: BTreeMap<RuleSlot, Carried>,
+    /// Where an interface's input is counted.
+    inputs: HashMap<u32, InputSlot>,
+    /// Next hops in use, and when each was last asked for.
+    hops: HashMap<(u32, IpAddr), Option<Instant>>,
+    resolver: Option<Resolver>,
+    ports: [Option<Port>; 2],
+    listeners: Listeners,
+    /// Rules whose worker has not taken them over yet.
+    lingering: Vec<(RuleSlot, WorkerIndex, Generation)>,
+    /// Whose place the rule of a slot shall take.
+    predecessors: HashMap<RuleSlot, RuleSlot>,
+    /// Counters' places that the program may still count in.
+    retired: Vec<Retired>,
+    stale: bool,
+}
+
+/// A rule in the kernel.
+#[derive(Debug)]
+struct Carried {
+    spec: RuleSpec,
+    ifindex: u32,
+    outputs: Vec<OutputSlot>,
+    hops: BTreeSet<(u32, IpAddr)>,
+    /// As the program knows it.
+    told: Rule,
+}
+
+/// A source port of this host's that nobody else can have: copies of the kernel path leave by no socket of their own.
+struct Port {
+    number: u16,
+    _held: UdpSocket,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    pub(crate) fn new(counters: Segment) -> Self {
+        Self {
+            path: None,
+            counters,
+            rules: BTreeMap::new(),
+            inputs: HashMap::new(),
+            hops: HashMap::new(),
+            resolver: None,
+            ports: [None, None],
+            listeners: Listeners::default(),
+            lingering: Vec::new(),
+            predecessors: HashMap::new(),
+            retired: Vec::new(),
+            stale: false,
+        }
+    }
+
+    /// Takes a rule up, or exchanges what is there for it. From here on its datagrams are relayed.
+    pub(crate) fn carry(
+        &mut self,
+        slot: RuleSlot,
+        spec: &RuleSpec,
+        outputs: &[OutputSlot],
+        input: InputSlot,
+        network: &Snapshot,
+    ) -> Result<(), KernelLack> {
+        let Some(link) = network.link_by_name(spec.input.interface.as_str()) else {
+            return Err(KernelLack::Refused);
+        };
+        let ifindex = link.index;
+        self.open()?;
+        if self.rules.is_empty() {
+            self.listeners.read();
+        }
+        let port = self.port(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
+        let (told, hops) = resolve(&self.listeners, port, spec, outputs, ifindex, network);
+        let before = self.predecessors.remove(&slot).unwrap_or(slot);
+        let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
+        path.succeed(before, slot, told.clone()).map_err(|error| lack_of_room(&error))?;
+        if let Err(error) = path.attach(ifindex) {
+            warn!(input = %spec.input, "{error}");
+            path.remove_rule(slot);
+            return Err(match error {
+                mcr_ebpf::AttachError::NoTcx => KernelLack::Kernel,
+                _ => KernelLack::Refused,
+            });
+        }
+        self.inputs.insert(ifindex, input);
+        self.lingering.retain(|(lingering, ..)| *lingering != slot);
+        if before != slot {
+            self.rules.remove(&before);
+        }
+        let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, told };
+        self.rules.insert(slot, carried);
+        self.tidy();
+        self.ask(network, Instant::now());
+        Ok(())
+    }
+
+    /// Has the next rule that is taken up under `slot` take the place of another at the same moment.
+    pub(crate) fn succeed(&mut self, before: RuleSlot, slot: RuleSlot) {
+        if self.rules.contains_key(&before) {
+            self.predecessors.insert(slot, before);
+        }
+    }
+
+    /// Lets a rule go: at once, or when a worker has the plan that takes it over.
+    pub(crate) fn release(&mut self, slot: RuleSlot, until: Option<(WorkerIndex, Generation)>) {
+        self.predecessors.retain(|_, before| *before != slot);
+        match until {
+            Some((worker, generation)) if self.rules.contains_key(&slot) => {
+                self.lingering.push((slot, worker, generation));
+            }
+            _ => self.remove(slot),
+        }
+    }
+
+    /// A worker has applied a plan: what it has taken over goes. Before the worker's filters open.
+    pub(crate) fn hand_over(&mut self, worker: WorkerIndex, applied: Generation) {
+        let due = |(_, to, at): &(RuleSlot, WorkerIndex, Generation)| *to == worker && *at <= applied;
+        let (due, kept) = std::mem::take(&mut self.lingering).into_iter().partition(due);
+        self.lingering = kept;
+        Vec::into_iter(due).for_each(|(slot, ..)| self.remove(slot));
+    }
+
+    fn remove(&mut self, slot: RuleSlot) {
+        self.lingering.retain(|(lingering, ..)| *lingering != slot);
+        if self.rules.remove(&slot).is_some() {
+            if let Some(path) = &mut self.path {
+                path.remove_rule(slot);
+            }
+            self.tidy();
+        }
+    }
+
+    /// Whether an interface's frames are seen.
+    pub(crate) fn uses(&self, input: InputSlot) -> bool {
+        let attached = |ifindex: u32| self.rules.values().any(|rule| rule.ifindex == ifindex);
+        self.inputs.iter().any(|(ifindex, slot)| *slot == input && attached(*ifindex))
+    }
+
+    /// Counters' places of a rule that is gone, if the program may still count in them; else they are given back.
+    pub(crate) fn keep(&mut self, retired: Retired) -> Option<Retired> {
+        match &self.path {
+            Some(path) if !path.is_settled() => {
+                self.retired.push(retired);
+                None
+            }
+            _ => Some(retired),
+        }
+    }
+
+    /// Takes no notice of these sockets of the daemon's own, by their inodes: they let nothing in.
+    pub(crate) fn ignore(&mut self, deaf: impl Iterator<Item = u64>) {
+        self.listeners.ignore(deaf);
+    }
+
+    /// Notes what may concern rules that are there.
+    pub(crate) fn note(&mut self, changes: &[Change]) {
+        if self.rules.is_empty() {
+            return;
+        }
+        self.stale |= changes.iter().any(|change| match change {
+            Change::NeighbourChanged { new: known, .. } | Change::NeighbourRemoved(known) => {
+                self.hops.contains_key(&(known.index, known.address))
+            }
+            _ => true,
+        });
+        for change in changes {
+            if let (Change::LinkRemoved(link), Some(path)) = (change, &mut self.path) {
+                path.detach(link.index);
+            }
+        }
+    }
+
+    /// Brings what the program knows in line with the network, if that has changed.
+    pub(crate) fn refresh(&mut self, network: &Snapshot) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let slots: Vec<_> = self.rules.keys().copied().collect();
+        for slot in slots {
+            let ipv6 = self.rules.get(&slot).is_some_and(|rule| rule.spec.input.address.is_ipv6());
+            let Some(port) = self.port(ipv6) else { continue };
+            let (Some(path), Some(rule)) = (&mut self.path, self.rules.get_mut(&slot)) else { continue };
+            let (told, hops) =
+                resolve(&self.listeners, port, &rule.spec, &rule.outputs, rule.ifindex, network);
+            if told == rule.told && hops == rule.hops {
+                continue;
+            }
+            match path.set_rule(slot, told.clone()) {
+                Ok(()) => (rule.told, rule.hops) = (told, hops),
+                Err(error) => {
+                    warn!(input = %rule.spec.input, "{error}");
+                    self.stale = true;
+                }
+            }
+        }
+        self.tidy();
+        self.ask(network, Instant::now());
+    }
+
+    /// What is to be done from time to time. Gives counters' places that are free now.
+    pub(crate) fn tick(&mut self, network: &Snapshot) -> Vec<Retired> {
+        self.count();
+        if !self.rules.is_empty() {
+            self.stale |= self.listeners.read();
+            self.refresh(network);
+            self.ask(network, Instant::now());
+        }
+        if self.path.as_ref().is_some_and(|path| !path.is_settled()) {
+            return Vec::new();
+        }
+        if self.rules.is_empty() {
+            // An idle daemon holds nothing.
+            (self.path, self.resolver) = (None, None);
+        }
+        std::mem::take(&mut self.retired)
+    }
+
+    /// Brings the program's counts into the segment.
+    pub(crate) fn count(&mut self) {
+        let Self { path: Some(path), counters, inputs, .. } = self else { return };
+        let offset_ns = since_1970_ns().saturating_sub(monotonic_ns());
+        path.collect(|delta| note_delta(counters, inputs, offset_ns, delta));
+    }
+
+    /// Loads the program with the first need.
+    fn open(&mut self) -> Result<(), KernelLack> {
+        if self.path.is_none() {
+            let loading = Instant::now();
+            self.path = Some(KernelPath::load().map_err(|error| {
+                info!("no kernel data path: {error}");
+                match error {
+                    LoadError::NotPermitted => KernelLack::NotPermitted,
+                    _ => KernelLack::Kernel,
+                }
+            })?);
+            debug!(ms = loading.elapsed().as_millis() as u64, "program loaded");
+        }
+        if self.resolver.is_none() {
+            // Without it neighbours become known by other traffic only.
+            self.resolver =
+                Resolver::open().inspect_err(|error| warn!("cannot ask for neighbours: {error}")).ok();
+        }
+        Ok(())
+    }
+
+    fn port(&mut self, ipv6: bool) -> Option<u16> {
+        let port = &mut self.ports[usize::from(ipv6)];
+        if port.is_none() {
+            *port = reserve(ipv6).inspect_err(|error| warn!("cannot reserve a source port: {error}")).ok();
+        }
+        port.as_ref().map(|port| port.number)
+    }
+
+    /// Asks for the next hops that are not known, or were not confirmed for a while.
+    fn ask(&mut self, network: &Snapshot, now: Instant) {
+        let Self { hops, resolver: Some(resolver), .. } = self else { return };
+        for (&(ifindex, address), asked) in hops {
+            let due = match hops::standing(network, ifindex, address) {
+                hops::Standing::Fixed => continue,
+                hops::Standing::Known => asked.is_none_or(|at| now.duration_since(at) >= CONFIRM_EVERY),
+                hops::Standing::Unknown => {
+                    asked.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1))
+                }
+            };
+            if due {
+                *asked = Some(now);
+                if let Err(error) = resolver.ask(ifindex, address, Ask::Keep) {
+                    debug!(%address, "cannot ask for a neighbour: {error}");
+                }
+            }
+        }
+    }
+
+    /// Lets go of interfaces and next hops that no rule needs.
+    fn tidy(&mut self) {
+        if let Some(path) = &mut self.path {
+            let attached: Vec<_> = path.attached().collect();
+            let unused = |ifindex: &u32| !self.rules.values().any(|rule| rule.ifindex == *ifindex);
+            attached.into_iter().filter(unused).for_each(|ifindex| path.detach(ifindex));
+        }
+        if self.rules.is_empty() {
+            self.ports = [None, None];
+        }
+        let needed: BTreeSet<_> = self.rules.values().flat_map(|rule| &rule.hops).copied().collect();
+        let gone: Vec<_> = self.hops.keys().filter(|hop| !needed.contains(hop)).copied().collect();
+        for hop in gone {
+            self.hops.remove(&hop);
+            if let Some(resolver) = &mut self.resolver {
+                // The kernel keeps it no more for us. An interface that is gone has taken it along.
+                let _ = resolver.ask(hop.0, hop.1, Ask::Use);
+            }
+        }
+        for hop in needed {
+            self.hops.entry(hop).or_insert(None);
+        }
+    }
+}
+
+/// A rule with everything resolved, and the next hops it needs. `port` is the source port where an output names none.
+fn resolve(
+    listeners: &Listeners,
+    port: u16,
+    spec: &RuleSpec,
+    slots: &[OutputSlot],
+    ifindex: u32,
+    network: &Snapshot,
+) -> (Rule, BTreeSet<(u32, IpAddr)>) {
+    let mut needed = BTreeSet::new();
+    let outputs = spec.outputs.iter().zip(slots).map(|(output, slot)| {
+        let Hop { mut way, source, neighbour } = hops::resolve(output, network);
+        needed.extend(neighbour);
+        let source = match output.source {
+            OutputSource::Keep => None,
+            OutputSource::Fixed(address, fixed) => Some(SocketAddr::new(address, fixed.unwrap_or(port))),
+            OutputSource::Interface => source.map(|address| SocketAddr::new(address, port)),
+        };
+        if source.is_none() && output.source != OutputSource::Keep {
+            way = Way::Nowhere(OutputDrop::NoRoute);
+        }
+        let destination = output.socket_addr();
+        mcr_ebpf::Output { slot: *slot, destination, source, ttl: output.ttl, dscp: output.dscp, way }
+    });
+    let outputs = outputs.collect();
+    let destination = spec.input.socket_addr();
+    let local = listeners.want(destination) || hops::is_shared(network, ifindex);
+    (Rule { ifindex, destination, source: spec.input.source, local, outputs }, needed)
+}
+
+fn lack_of_room(error: &UpdateError) -> KernelLack {
+    warn!("{error}");
+    match error {
+        UpdateError::Full { .. } => KernelLack::Full,
+        _ => KernelLack::Refused,
+    }
+}
+
+fn note_delta(counters: &Segment, inputs: &HashMap<u32, InputSlot>, offset_ns: u64, delta: Delta) {
+    match delta {
+        Delta::Input { ifindex, frames, datagrams, bytes, matched, drops } => {
+            let Some(slot) = inputs.get(&ifindex) else { return };
+            let input = counters.input(*slot);
+            input.frames.add(frames);
+            input.datagrams.add(datagrams);
+            input.bytes.add(bytes);
+            input.matched.add(matched);
+            drops.iter().for_each(|(reason, count)| input.drops[*reason as usize].add(*count));
+        }
+        Delta::Rule { slot, datagrams, bytes, last_seen_ns, flows } => {
+            let rule = counters.rule(slot);
+            rule.datagrams.add(datagrams);
+            rule.bytes.add(bytes);
+            rule.flows.add(flows);
+            if datagrams > 0 {
+                rule.last_seen_ns.set(last_seen_ns + offset_ns);
+            }
+        }
+        Delta::Output { slot, copies, bytes, drops, errno } => {
+            let output = counters.output(slot);
+            output.copies.add(copies);
+            output.bytes.add(bytes);
+            drops.iter().for_each(|(reason, count)| output.drops[*reason as usize].add(*count));
+            let errors =
+                drops.iter().find(|(reason, _)| *reason == OutputDrop::SendError).map_or(0, |drop| drop.1);
+            let (errno, known) = errno.unwrap_or((0, 0));
+            if known > 0 {
+                output.send_errors.add(errno, known.min(errors));
+            }
+            if errors > known {
+                output.send_errors.add(0, errors - known);
+            }
+        }
+    }
+}
+
+/// Takes a port that is free, for as long as this lives; what is sent to it is dropped.
+fn reserve(ipv6: bool) -> Result<Port, String> {
+    let (family, any) =
+        if ipv6 { (Family::V6, IpAddr::from([0_u16; 8])) } else { (Family::V4, IpAddr::from([0_u8; 4])) };
+    let options = UdpOutput {
+        family,
+        ifindex: None,
+        source: Some(SocketAddr::new(any, 0)),
+        hop_limit: 64,
+        multicast_loop: false,
+        send_buffer_bytes: 0,
+        report_full_queue: false,
+    };
+    let held = UdpSocket::from(udp::open_output(&options).map_err(|error| error.to_string())?);
+    let number = held.local_addr().map_err(|error| error.to_string())?.port();
+    Ok(Port { number, _held: held })
+}
+
+fn monotonic_ns() -> u64 {
+    clock_ns(ClockId::CLOCK_MONOTONIC)
+}
+
+fn since_1970_ns() -> u64 {
+    clock_ns(ClockId::CLOCK_REALTIME)
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    clock_gettime(clock).map_or(0, |time| Duration::from(time).as_nanos() as u64)
+}

@@ -38,6 +38,14 @@ struct {
 	__uint(max_entries, VERDICTS);
 } counts SEC(".maps");
 
+/* Those of them that lack little to be wanted: somebody may ask why they were not. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, VERDICTS);
+} near_misses SEC(".maps");
+
 /*
  * Where the headers of a frame are, and copies of what is looked at. Only the Ethernet header and the tags are read in place: to a
  * loader without CAP_PERFMON the verifier allows no offset into the frame that it does not know (kernel/bpf/verifier.c, sanitize_ptr_alu),
@@ -392,6 +400,73 @@ static noinline enum verdict decide(const struct selection *want, struct headers
 	return verdict == OURS ? datagram(want, headers, from_tester, to_group) : verdict;
 }
 
+/*
+ * Whether a frame that is not wanted has the right port or a signature, or cannot be read so far: the same question that the classic
+ * filter of packet sockets answers (mcr-reflect, filter), where such frames go to user space to be counted.
+ */
+static noinline int is_near_miss(const struct selection *want, struct headers *headers)
+{
+	const __u8 *frame = (void *)(long)headers->context->data;
+	__u8 loaded[4];
+	__u32 transport, port;
+	enum verdict verdict;
+
+	if ((void *)frame + 14 > (void *)(long)headers->context->data_end)
+		return 0;
+	if (want->flags & SELECT_IDENTIFIED) {
+		int to_us = *(__u32 *)frame == want->mac_first && *(__u16 *)(frame + 4) == want->mac_last;
+		int from_tester = *(__u16 *)(frame + 6) == want->oui_first && frame[8] == want->oui_last;
+
+		if ((to_us || !(want->flags & SELECT_TO_US)) && (from_tester || !(want->flags & SELECT_OUI)))
+			return 1;
+	}
+	verdict = link(want, headers);
+	if (verdict != OURS)
+		return verdict == PASS_VLAN_DEPTH;
+	if (headers->ether_type == ETH_OAM && want->flags & SELECT_OAM)
+		return 1;
+	if (headers->ether_type == ETH_IPV4) {
+		if (bpf_xdp_load_bytes(headers->context, headers->network, loaded, 1))
+			return 0;
+		if (loaded[0] >> 4 != 4 || (loaded[0] & 15) < 5)
+			return 1;
+		transport = headers->network + (loaded[0] & 15) * 4;
+	} else if (headers->ether_type == ETH_IPV6) {
+		if (want->flags & SELECT_EXTENSION_HEADERS) {
+			if (bpf_xdp_load_bytes(headers->context, headers->network + 6, loaded, 1))
+				return 0;
+			if (loaded[0] == 0 || loaded[0] == 60)
+				return 1;
+		}
+		transport = headers->network + 40;
+	} else {
+		return 0;
+	}
+	if (bpf_xdp_load_bytes(headers->context, transport + 2, loaded, 2))
+		return 0;
+	port = load16(loaded);
+	if (is_service(want, port) || (want->port && port == want->port))
+		return 1;
+	if (want->flags & SELECT_AUTO && !want->port)
+		return 0;
+	if (bpf_xdp_load_bytes(headers->context, transport + 8, loaded, 4))
+		return 0;
+	switch (TEXT(loaded[0], loaded[1], loaded[2], loaded[3])) {
+	case TEXT('R', 'F', 'C', '2'):
+	case TEXT('Y', '.', '1', '5'):
+		return 1;
+	}
+	if (bpf_xdp_load_bytes(headers->context, transport + 13, loaded, 4))
+		return 0;
+	switch (TEXT(loaded[0], loaded[1], loaded[2], loaded[3])) {
+	case TEXT('P', 'R', 'O', 'B'):
+	case TEXT('D', 'A', 'T', 'A'):
+	case TEXT('L', 'A', 'T', 'E'):
+		return 1;
+	}
+	return 0;
+}
+
 /* When the frame came, in front of it; a driver that has no room for that makes it go without. */
 static noinline void put_time(struct xdp_md *context)
 {
@@ -433,6 +508,10 @@ int xsk(struct xdp_md *context)
 			put_time(context);
 		if (action != XDP_REDIRECT)
 			verdict = PASS_NO_SOCKET;
+	} else if (is_near_miss(want, &headers)) {
+		counted = bpf_map_lookup_elem(&near_misses, &verdict);
+		if (counted)
+			++*counted;
 	}
 	counted = bpf_map_lookup_elem(&counts, &verdict);
 	if (counted)

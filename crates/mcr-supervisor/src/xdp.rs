@@ -191,10 +191,13 @@ impl Redirect {
         self.sockets.iter().map(of).map(|counted| counted.receive_dropped + counted.receive_ring_full).sum()
     }
 
-    /// Frames that the program let go to the stack, by the reflector's names of the reasons.
-    pub fn passed(&self) -> Vec<(&'static str, u64)> {
-        let Ok(counts) = self.filter.counts() else { return Vec::new() };
-        let passed = counts.iter().filter(|(verdict, _)| *verdict != Verdict::Redirected);
+    /// Frames that the program let go to the stack, by the reflector's names of the reasons: near misses, or all of them.
+    #[must_use]
+    pub fn passed(&self, all: bool) -> Vec<(&'static str, u64)> {
+        let counts = if all { self.filter.counts() } else { self.filter.near_misses() };
+        let Ok(counts) = counts else { return Vec::new() };
+        let passed =
+            counts.iter().filter(|(verdict, _)| !matches!(verdict, Verdict::Redirected | Verdict::NoSocket));
         passed.map(|(verdict, frames)| (verdict.name(), frames)).collect()
     }
 }

@@ -114,6 +114,7 @@ struct Program {
     selections: Array<MapData, RawSelection>,
     current: Array<MapData, u32>,
     counts: PerCpuArray<MapData, u64>,
+    near_misses: PerCpuArray<MapData, u64>,
     /// Which of the two selections holds.
     slot: u32,
 }
@@ -178,7 +179,15 @@ impl XskFilter {
     /// # Errors
     /// [`XskError::Map`].
     pub fn counts(&self) -> Result<Counts, XskError> {
-        self.program.counts()
+        sum(&self.program.counts)
+    }
+
+    /// Those of them that went to the stack though they have the right port or a signature, or headers that cannot be read that far.
+    ///
+    /// # Errors
+    /// [`XskError::Map`].
+    pub fn near_misses(&self) -> Result<Counts, XskError> {
+        sum(&self.program.near_misses)
     }
 }
 
@@ -191,6 +200,7 @@ impl Program {
             selections: map(&mut ebpf, "selections")?,
             current: map(&mut ebpf, "current")?,
             counts: map(&mut ebpf, "counts")?,
+            near_misses: map(&mut ebpf, "near_misses")?,
             ebpf,
             slot: 0,
         };
@@ -221,15 +231,16 @@ impl Program {
         self.slot = other;
         Ok(())
     }
+}
 
-    fn counts(&self) -> Result<Counts, XskError> {
-        let mut counts = Counts::default();
-        for &verdict in Verdict::ALL {
-            let of_cpus = self.counts.get(&(verdict as u32), 0).map_err(|error| map_error(&error))?;
-            counts.add(verdict, of_cpus.iter().sum());
-        }
-        Ok(counts)
+/// The counts of all CPUs together.
+fn sum(map: &PerCpuArray<MapData, u64>) -> Result<Counts, XskError> {
+    let mut counts = Counts::default();
+    for &verdict in Verdict::ALL {
+        let of_cpus = map.get(&(verdict as u32), 0).map_err(|error| map_error(&error))?;
+        counts.add(verdict, of_cpus.iter().sum());
     }
+    Ok(counts)
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, XskError> {

@@ -52,7 +52,10 @@ mod tests {
     use std::cell::RefCell;
 
     use mcr_ebpf::xsk::{Trial, Verdict};
-    use mcr_reflect::{Meta, Now, Outcome, Reason, Reflector};
+    use mcr_reflect::{
+        Meta, Now, Outcome, Reason, Reflector,
+        filter::{self, Scope},
+    };
     use proptest::{prelude::*, test_runner::TestRunner};
 
     use super::*;
@@ -64,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_picks_out_what_the_parser_would_answer_and_names_the_parsers_reason_for_the_rest() {
+    fn the_program_picks_out_what_the_parser_would_answer_and_names_its_reasons_for_the_rest() {
         let Some(()) = mcr_lab::require::netns() else { return };
         let any = Config::new(frames::OURS, 1500);
         let trial = RefCell::new(Trial::new(&selection(&any, false)).expect("the program loads"));
@@ -77,7 +80,9 @@ mod tests {
             }
             let mut trial = trial.borrow_mut();
             trial.select(&selection(&config, false)).expect("selected");
-            let verdict = trial.run(&frame).expect("run");
+            let (verdict, near) = trial.run(&frame).expect("run");
+            let to_packet_sockets = filter::passes(&filter::program(&config, Scope::NearMisses), &frame);
+            prop_assert_eq!(near, to_packet_sockets && verdict != Verdict::NoSocket, "{:?}", verdict);
             let mut reflector = Reflector::new(config).expect("no contradiction");
             let mut room = frame.clone();
             room.resize(frame.len() + 128, 0);

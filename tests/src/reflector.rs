@@ -145,6 +145,19 @@ impl Reflecting {
         parse(&self.lines()[before])
     }
 
+    /// Statistics in which a counter is at least so much: a reply can be back before it is counted, which is some microseconds later.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub fn report_of(&self, name: &str, at_least: u64) -> Value {
+        let mut report = self.report();
+        eventually("it is counted", || {
+            report = self.report();
+            counter(&report, name) >= at_least
+        });
+        report
+    }
+
     /// Stops it by a signal; its last statistics, and how long it took.
     ///
     /// # Panics

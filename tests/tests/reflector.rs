@@ -22,7 +22,7 @@ use serde_json::Value;
 
 const VECTORS: &str = include_str!("../../crates/mcr-reflect/tests/data/vectors.json");
 /// Options of each platform that is tested.
-const PLATFORMS: [&[&str]; 1] = [&["--platform", "packet"]];
+const PLATFORMS: [&[&str]; 2] = [&["--platform", "packet"], &["--platform", "xdp"]];
 
 fn bytes(hex: &Value) -> Option<Vec<u8>> {
     let hex = hex.as_str()?;
@@ -111,6 +111,9 @@ fn a_million_frames_come_back_each_once_whole_and_in_order() {
             assert_eq!(counter(&report, name), count, "{name}: {report}");
         }
         assert_eq!(counter(&report, "rx_ring_drop"), 0);
+        // veth has native XDP and no zero-copy.
+        let way = if platform[1] == "xdp" { "xdp-native" } else { "packet" };
+        assert_eq!(report["platform"], way);
     }
 }
 
@@ -163,100 +166,106 @@ fn foreign_traffic_three_times_as_much_changes_nothing_and_is_not_even_received(
 #[test]
 fn near_misses_are_counted_with_their_reason_and_single_frames_at_once() {
     let Some(()) = require::netns() else { return };
-    let _lock = traffic_lock::take();
-    let cable = Cable::new();
-    let reflecting = Reflecting::start(&cable.reflector, &["--platform", "packet"]);
-    let mut tester = Tester::open(&cable);
-    for number in 0..5 {
-        let frame = probe(100, number);
-        tester.send(&frame);
-        tester.until(&echo(&frame));
+    for platform in PLATFORMS {
+        let _lock = traffic_lock::take();
+        let cable = Cable::new();
+        let reflecting = Reflecting::start(&cable.reflector, platform);
+        let mut tester = Tester::open(&cable);
+        for number in 0..5 {
+            let frame = probe(100, number);
+            tester.send(&frame);
+            tester.until(&echo(&frame));
+        }
+        let report = reflecting.report_of("reflected", 5);
+        assert_eq!((counter(&report, "received"), counter(&report, "reflected")), (5, 5), "{report}");
+        let change = |at: usize, byte: u8| {
+            let mut frame = probe(100, 9);
+            frame[at] = byte;
+            frame
+        };
+        let misses = [
+            ("port", change(37, 3)),
+            ("signature", change(50, b'x')),
+            ("src_oui", change(8, 0x18)),
+            ("dst_mac", change(5, 2)),
+            ("fragment", change(20, 0x20)),
+            ("protocol", change(23, 6)),
+            ("ip_header", change(14, 0x65)),
+            ("length_field", change(17, 20)),
+        ];
+        for (_, frame) in &misses {
+            tester.send(frame);
+        }
+        let last = probe(100, 10);
+        tester.send(&last);
+        assert_eq!(tester.until(&echo(&last)).len(), 1, "no other reply");
+        let report = reflecting.report_of("reflected", 6);
+        assert_law(&report);
+        for (name, _) in &misses {
+            assert_eq!(counter(&report, name), 1, "{name}: {report}");
+        }
+        assert_eq!(counter(&report, "received"), 14, "{report}");
     }
-    let report = reflecting.report();
-    assert_eq!((counter(&report, "received"), counter(&report, "reflected")), (5, 5), "{report}");
-    let change = |at: usize, byte: u8| {
-        let mut frame = probe(100, 9);
-        frame[at] = byte;
-        frame
-    };
-    let misses = [
-        ("port", change(37, 3)),
-        ("signature", change(50, b'x')),
-        ("src_oui", change(8, 0x18)),
-        ("dst_mac", change(5, 2)),
-        ("fragment", change(20, 0x20)),
-        ("protocol", change(23, 6)),
-        ("ip_header", change(14, 0x65)),
-        ("length_field", change(17, 20)),
-    ];
-    for (_, frame) in &misses {
-        tester.send(frame);
-    }
-    let last = probe(100, 10);
-    tester.send(&last);
-    assert_eq!(tester.until(&echo(&last)).len(), 1, "no other reply");
-    let report = reflecting.report();
-    assert_law(&report);
-    for (name, _) in &misses {
-        assert_eq!(counter(&report, name), 1, "{name}: {report}");
-    }
-    assert_eq!(counter(&report, "received"), 14, "{report}");
 }
 
 #[test]
 fn the_host_says_nothing_itself_and_a_kernels_own_sender_gets_valid_replies() {
     let Some(()) = require::netns() else { return };
-    let _lock = traffic_lock::take();
-    let cable = Cable::new();
-    let made = || {
-        let address = |last: u8| std::net::IpAddr::from([192, 0, 2, last]);
-        cable.reflector.add_address(REFLECTOR_IF, address(1), 24)?;
-        cable.tester.add_address(TESTER_IF, address(10), 24)?;
-        cable.reflector.add_neighbour(REFLECTOR_IF, address(10), TESTER_MAC)?;
-        cable.tester.add_neighbour(TESTER_IF, address(1), REFLECTOR_MAC)
-    };
-    made().unwrap_or_else(|error| panic!("{error}"));
-    let reflecting = Reflecting::start(&cable.reflector, &["--platform", "packet"]);
-    let mut tester = Tester::open(&cable);
-    // A socket of the kernel leaves the checksum to the device, and veth leaves it to whoever is next.
-    let socket = cable.tester.enter(|| UdpSocket::bind("192.0.2.10:50001")).expect("own address");
-    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("own socket");
-    for number in 0..5u8 {
-        let payload = [&[9, 0x10, 0xea, 0x1d, 0][..], b"PROBEOT", &[number]].concat();
-        socket.send_to(&payload, "192.0.2.1:3842").expect("a route");
-        let mut reply = [0; 64];
-        let (length, from) = socket.recv_from(&mut reply).expect("a reply with a right checksum");
-        assert_eq!((&reply[..length], from.to_string().as_str()), (&payload[..], "192.0.2.1:3842"));
+    for platform in PLATFORMS {
+        let _lock = traffic_lock::take();
+        let cable = Cable::new();
+        let made = || {
+            let address = |last: u8| std::net::IpAddr::from([192, 0, 2, last]);
+            cable.reflector.add_address(REFLECTOR_IF, address(1), 24)?;
+            cable.tester.add_address(TESTER_IF, address(10), 24)?;
+            cable.reflector.add_neighbour(REFLECTOR_IF, address(10), TESTER_MAC)?;
+            cable.tester.add_neighbour(TESTER_IF, address(1), REFLECTOR_MAC)
+        };
+        made().unwrap_or_else(|error| panic!("{error}"));
+        let reflecting = Reflecting::start(&cable.reflector, platform);
+        let mut tester = Tester::open(&cable);
+        // A socket of the kernel leaves the checksum to the device, and veth leaves it to whoever is next.
+        let socket = cable.tester.enter(|| UdpSocket::bind("192.0.2.10:50001")).expect("own address");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("own socket");
+        for number in 0..5u8 {
+            let payload = [&[9, 0x10, 0xea, 0x1d, 0][..], b"PROBEOT", &[number]].concat();
+            socket.send_to(&payload, "192.0.2.1:3842").expect("a route");
+            let mut reply = [0; 64];
+            let (length, from) = socket.recv_from(&mut reply).expect("a reply with a right checksum");
+            assert_eq!((&reply[..length], from.to_string().as_str()), (&payload[..], "192.0.2.1:3842"));
+        }
+        let mut seen = 0;
+        tester.take(|frame| {
+            assert_eq!(frame[23], 17, "an answer of the host's own: {frame:02x?}");
+            seen += 1;
+        });
+        assert_eq!(seen, 5, "one frame for each probe");
+        let (report, _) = reflecting.stop(Signal::SIGINT);
+        assert_eq!(counter(&report, "probeot"), 5, "{report}");
     }
-    let mut seen = 0;
-    tester.take(|frame| {
-        assert_eq!(frame[23], 17, "an answer of the host's own: {frame:02x?}");
-        seen += 1;
-    });
-    assert_eq!(seen, 5, "one frame for each probe");
-    let (report, _) = reflecting.stop(Signal::SIGINT);
-    assert_eq!(counter(&report, "probeot"), 5, "{report}");
 }
 
 #[test]
 fn two_reflectors_back_to_back_answer_one_frame_once() {
     let Some(()) = require::netns() else { return };
-    let _lock = traffic_lock::take();
-    let cable = Cable::new();
-    let there = Reflecting::start_on(&cable.tester, TESTER_IF, &["--platform", "packet"]);
-    let here = Reflecting::start(&cable.reflector, &["--platform", "packet"]);
-    let tester = Tester::open(&cable);
-    tester.send(&probe(100, 1));
-    eventually("it was reflected", || counter(&here.report(), "reflected") == 1);
-    // The reply goes to the tester's port 50000, where it is no request; and its source is no tester's.
-    let mut request = probe(100, 2);
-    request[34..36].copy_from_slice(&3842u16.to_be_bytes());
-    tester.send(&request);
-    eventually("both were reflected", || counter(&here.report(), "reflected") == 2);
-    eventually("the other saw both replies", || counter(&there.report(), "received") == 2);
-    let (there, here) = (there.stop(Signal::SIGTERM).0, here.stop(Signal::SIGTERM).0);
-    assert_eq!((counter(&there, "reflected"), counter(&there, "src_oui")), (0, 2), "{there}");
-    assert_eq!((counter(&here, "received"), counter(&here, "reflected")), (2, 2), "{here}");
+    for platform in PLATFORMS {
+        let _lock = traffic_lock::take();
+        let cable = Cable::new();
+        let there = Reflecting::start_on(&cable.tester, TESTER_IF, platform);
+        let here = Reflecting::start(&cable.reflector, platform);
+        let tester = Tester::open(&cable);
+        tester.send(&probe(100, 1));
+        eventually("it was reflected", || counter(&here.report(), "reflected") == 1);
+        // The reply goes to the tester's port 50000, where it is no request; and its source is no tester's.
+        let mut request = probe(100, 2);
+        request[34..36].copy_from_slice(&3842u16.to_be_bytes());
+        tester.send(&request);
+        eventually("both were reflected", || counter(&here.report(), "reflected") == 2);
+        eventually("the other saw both replies", || counter(&there.report(), "received") == 2);
+        let (there, here) = (there.stop(Signal::SIGTERM).0, here.stop(Signal::SIGTERM).0);
+        assert_eq!((counter(&there, "reflected"), counter(&there, "src_oui")), (0, 2), "{there}");
+        assert_eq!((counter(&here, "received"), counter(&here, "reflected")), (2, 2), "{here}");
+    }
 }
 
 #[test]
@@ -321,84 +330,92 @@ fn it_stops_within_a_fifth_of_a_second_and_says_all_it_counted() {
 #[test]
 fn it_follows_its_interface_and_its_address() {
     let Some(()) = require::netns() else { return };
-    let _lock = traffic_lock::take();
-    let cable = Cable::new();
-    let reflecting = Reflecting::start(&cable.reflector, &["--platform", "packet"]);
-    let mut tester = Tester::open(&cable);
-    let new = [2, 0, 0, 0, 0, 0x77];
-    cable.reflector.set_mac(REFLECTOR_IF, new).expect("own interface");
-    let mut frame = probe(100, 1);
-    frame[..6].copy_from_slice(&new);
-    let begun = Instant::now();
-    eventually("frames to the new address are reflected", || {
+    for platform in PLATFORMS {
+        let _lock = traffic_lock::take();
+        let cable = Cable::new();
+        let reflecting = Reflecting::start(&cable.reflector, platform);
+        let mut tester = Tester::open(&cable);
+        let new = [2, 0, 0, 0, 0, 0x77];
+        cable.reflector.set_mac(REFLECTOR_IF, new).expect("own interface");
+        let mut frame = probe(100, 1);
+        frame[..6].copy_from_slice(&new);
+        let begun = Instant::now();
+        eventually("frames to the new address are reflected", || {
+            tester.send(&frame);
+            counter(&reflecting.report(), "reflected") > 0
+        });
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        cable.reflector.set_down(REFLECTOR_IF).expect("own interface");
+        eventually("it says that it is paused", || reflecting.report()["state"] == "paused");
+        cable.reflector.set_up(REFLECTOR_IF).expect("own interface");
+        eventually("it reflects again", || reflecting.report()["state"] == "active");
+        cable.tester.wait_running(TESTER_IF).expect("a cable");
+        tester.take(|_| {});
+        let mut frame = probe(100, 2);
+        frame[..6].copy_from_slice(&new);
         tester.send(&frame);
-        counter(&reflecting.report(), "reflected") > 0
-    });
-    assert!(begun.elapsed() < Duration::from_secs(5));
-    cable.reflector.set_down(REFLECTOR_IF).expect("own interface");
-    eventually("it says that it is paused", || reflecting.report()["state"] == "paused");
-    cable.reflector.set_up(REFLECTOR_IF).expect("own interface");
-    eventually("it reflects again", || reflecting.report()["state"] == "active");
-    cable.tester.wait_running(TESTER_IF).expect("a cable");
-    tester.take(|_| {});
-    let mut frame = probe(100, 2);
-    frame[..6].copy_from_slice(&new);
-    tester.send(&frame);
-    tester.until(&echo(&frame));
+        tester.until(&echo(&frame));
 
-    cable.reflector.delete_link(REFLECTOR_IF).expect("own interface");
-    eventually("it waits for the interface", || reflecting.report()["state"] == "unresolved");
-    mcr_lab::veth((&cable.tester, TESTER_IF), (&cable.reflector, REFLECTOR_IF)).expect("a cable");
-    cable.reflector.set_mac(REFLECTOR_IF, REFLECTOR_MAC).expect("own interface");
-    cable.tester.set_up(TESTER_IF).expect("own interface");
-    cable.reflector.set_up(REFLECTOR_IF).expect("own interface");
-    eventually("it reflects on the new one", || reflecting.report()["state"] == "active");
-    cable.tester.wait_running(TESTER_IF).expect("a cable");
-    let mut tester = Tester::open(&cable);
-    let frame = probe(100, 3);
-    tester.send(&frame);
-    tester.until(&echo(&frame));
-    assert_law(&reflecting.report());
+        cable.reflector.delete_link(REFLECTOR_IF).expect("own interface");
+        eventually("it waits for the interface", || reflecting.report()["state"] == "unresolved");
+        mcr_lab::veth((&cable.tester, TESTER_IF), (&cable.reflector, REFLECTOR_IF)).expect("a cable");
+        cable.reflector.set_mac(REFLECTOR_IF, REFLECTOR_MAC).expect("own interface");
+        cable.tester.set_up(TESTER_IF).expect("own interface");
+        cable.reflector.set_up(REFLECTOR_IF).expect("own interface");
+        eventually("it reflects on the new one", || reflecting.report()["state"] == "active");
+        cable.tester.wait_running(TESTER_IF).expect("a cable");
+        let mut tester = Tester::open(&cable);
+        let frame = probe(100, 3);
+        tester.send(&frame);
+        tester.until(&echo(&frame));
+        assert_law(&reflecting.report());
+    }
 }
 
 #[test]
 fn standards_are_answered_where_they_were_asked_for() {
     let Some(()) = require::netns() else { return };
-    let _lock = traffic_lock::take();
-    let cable = Cable::new();
-    let options =
-        ["--platform", "packet", "--stamp", "862", "--echo", "7", "--oam-mep", "9", "--oam-level", "5"];
-    let reflecting = Reflecting::start(&cable.reflector, &options);
-    let mut tester = Tester::open(&cable);
-    let mut ping = probe(100, 1);
-    ping[36..38].copy_from_slice(&7u16.to_be_bytes());
-    tester.send(&ping);
-    tester.until(&echo(&ping));
-    let lbm = [&REFLECTOR_MAC[..], &TESTER_MAC, &[0x89, 2, 0xa0, 3, 0, 4, 1, 2, 3, 4], &[0; 42]].concat();
-    let mut lbr = lbm.clone();
-    lbr[..12].copy_from_slice(&[TESTER_MAC, REFLECTOR_MAC].concat());
-    lbr[15] = 2;
-    tester.send(&lbm);
-    tester.until(&lbr);
-    // Loopback to all: answered within a second, from the reflector's own address.
-    let mut all = lbm;
-    all[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, 0x35]);
-    tester.send(&all);
-    tester.until(&lbr);
-    let mut stamp = probe(42 + 44, 0);
-    stamp[36..38].copy_from_slice(&862u16.to_be_bytes());
-    stamp[42..].fill(0);
-    stamp[45] = 77;
-    tester.send(&stamp);
-    eventually("STAMP is answered", || counter(&reflecting.report(), "stamp") == 1);
-    let mut replies = Vec::new();
-    tester.wait(Duration::from_secs(1));
-    tester.take(|frame| replies.push(frame.to_vec()));
-    let [reply] = &replies[..] else { panic!("{replies:02x?}") };
-    assert_eq!((reply.len(), reply[45], reply[42 + 27], reply[42 + 40]), (86, 77, 77, 64), "{reply:02x?}");
-    let (report, _) = reflecting.stop(Signal::SIGTERM);
-    for (name, count) in [("echo", 1), ("lbm", 2), ("stamp", 1), ("reflected", 4), ("in_flight", 0)] {
-        assert_eq!(counter(&report, name), count, "{name}: {report}");
+    for platform in PLATFORMS {
+        let _lock = traffic_lock::take();
+        let cable = Cable::new();
+        let options =
+            [platform[0], platform[1], "--stamp", "862", "--echo", "7", "--oam-mep", "9", "--oam-level", "5"];
+        let reflecting = Reflecting::start(&cable.reflector, &options);
+        let mut tester = Tester::open(&cable);
+        let mut ping = probe(100, 1);
+        ping[36..38].copy_from_slice(&7u16.to_be_bytes());
+        tester.send(&ping);
+        tester.until(&echo(&ping));
+        let lbm = [&REFLECTOR_MAC[..], &TESTER_MAC, &[0x89, 2, 0xa0, 3, 0, 4, 1, 2, 3, 4], &[0; 42]].concat();
+        let mut lbr = lbm.clone();
+        lbr[..12].copy_from_slice(&[TESTER_MAC, REFLECTOR_MAC].concat());
+        lbr[15] = 2;
+        tester.send(&lbm);
+        tester.until(&lbr);
+        // Loopback to all: answered within a second, from the reflector's own address.
+        let mut all = lbm;
+        all[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, 0x35]);
+        tester.send(&all);
+        tester.until(&lbr);
+        let mut stamp = probe(42 + 44, 0);
+        stamp[36..38].copy_from_slice(&862u16.to_be_bytes());
+        stamp[42..].fill(0);
+        stamp[45] = 77;
+        tester.send(&stamp);
+        eventually("STAMP is answered", || counter(&reflecting.report(), "stamp") == 1);
+        let mut replies = Vec::new();
+        tester.wait(Duration::from_secs(1));
+        tester.take(|frame| replies.push(frame.to_vec()));
+        let [reply] = &replies[..] else { panic!("{replies:02x?}") };
+        assert_eq!(
+            (reply.len(), reply[45], reply[42 + 27], reply[42 + 40]),
+            (86, 77, 77, 64),
+            "{reply:02x?}"
+        );
+        let (report, _) = reflecting.stop(Signal::SIGTERM);
+        for (name, count) in [("echo", 1), ("lbm", 2), ("stamp", 1), ("reflected", 4), ("in_flight", 0)] {
+            assert_eq!(counter(&report, name), count, "{name}: {report}");
+        }
     }
 }
 

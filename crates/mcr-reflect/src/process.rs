@@ -7,8 +7,21 @@ use crate::config::Config;
 /// How frames are got and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackEnd {
-    /// AF_PACKET.
+    /// AF_PACKET. One socket.
     Packet,
+    /// AF_XDP. A socket and its memory for each queue.
+    Xdp {
+        /// How many queues.
+        queues: u32,
+        /// Frames in the memory of each.
+        frames: u32,
+        /// Bytes of each frame.
+        frame_bytes: u32,
+        /// Entries of each ring.
+        entries: u32,
+        /// Frames kept for what is not sent in place.
+        reserve_frames: u32,
+    },
 }
 
 /// To the process. Descriptors come beside `Start`, in an order that its back end says.

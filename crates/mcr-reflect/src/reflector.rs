@@ -22,6 +22,8 @@ pub struct Meta {
     pub received: Option<WallTime>,
     /// The sender left its transport checksum for a device to complete.
     pub partial_checksum: bool,
+    /// Nobody can say whether that is so (XDP, Linux 6.18): a checksum that is wrong, and is exactly what such a sender leaves, is one.
+    pub partial_checksum_unknown: bool,
 }
 
 /// Test frames received and replies to them sent, without OAM: what STAMP's Direct Measurement and Y.1731's loss measurement tell.
@@ -214,11 +216,15 @@ fn exchange(mac: Mac, mode: Mode, frame: &mut [u8], found: &Found, meta: &Meta) 
         rewrite::swap_macs(frame);
     }
     let Some(ip) = ip else { return };
-    if meta.partial_checksum {
-        match ip.protocol {
-            headers::UDP => rewrite::complete_checksum(frame, ip, UDP_CHECKSUM),
-            headers::TCP => rewrite::complete_checksum(frame, ip, TCP_CHECKSUM),
-            _ => {}
+    let checksum_at = match ip.protocol {
+        headers::UDP => Some(UDP_CHECKSUM),
+        headers::TCP => Some(TCP_CHECKSUM),
+        _ => None,
+    };
+    if let Some(at) = checksum_at {
+        let unknown = meta.partial_checksum_unknown;
+        if meta.partial_checksum || (unknown && rewrite::looks_partial(frame, ip, at)) {
+            rewrite::complete_checksum(frame, ip, at);
         }
     }
     // A group cannot be the source of anything.

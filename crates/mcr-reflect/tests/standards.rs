@@ -308,6 +308,37 @@ fn a_partial_checksum_is_completed() {
 }
 
 #[test]
+fn a_checksum_of_which_nothing_is_known_is_completed_only_if_it_is_partial_and_wrong() {
+    let reply = |checksum: [u8; 2]| {
+        let mut reflector = Reflector::new(Config::new(OURS, 1500)).expect("no contradiction");
+        let mut frame = datagram(50_000, 3842, 0, b"\x09\x10\xea\x1d\x00PROBEOT and then some");
+        frame[40..42].copy_from_slice(&checksum);
+        let bytes = frame.len();
+        let meta = Meta { partial_checksum_unknown: true, ..Meta::default() };
+        let outcome = reflector.reflect(&mut frame, bytes, &meta, &at(0));
+        assert_eq!(outcome, Outcome::Send { bytes, kind: Kind::ProbeOt });
+        [frame[40], frame[41]]
+    };
+    let frame = datagram(50_000, 3842, 0, b"\x09\x10\xea\x1d\x00PROBEOT and then some");
+    let words = frame[26..34].chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1]));
+    let bare: u32 = words.sum::<u32>() + 17 + (frame.len() as u32 - 34);
+    let bare = ((bare & 0xffff) + (bare >> 16)) as u16;
+    let whole = {
+        let mut reflector = Reflector::new(Config::new(OURS, 1500)).expect("no contradiction");
+        let mut frame = frame.clone();
+        let bytes = frame.len();
+        let meta = Meta { partial_checksum: true, ..Meta::default() };
+        let _ = reflector.reflect(&mut frame, bytes, &meta, &at(0));
+        [frame[40], frame[41]]
+    };
+    assert_eq!(reply(bare.to_be_bytes()), whole);
+    assert_eq!(reply(whole), whole);
+    for wrong in [[0, 0], [0x12, 0x34], (bare ^ 1).to_be_bytes()] {
+        assert_eq!(reply(wrong), wrong);
+    }
+}
+
+#[test]
 fn two_reflectors_back_to_back_answer_one_frame_at_most_once_each() {
     let there = [2, 0, 0, 0, 0, 2];
     let other = |mac| {

@@ -150,7 +150,7 @@ fn standard(id: &str, params: &Value) -> (Config, Meta, Now, Traffic) {
     } else {
         (WallTime::from_ntp(hex("T2")), WallTime::from_ntp(hex("T3")))
     };
-    let meta = Meta { received: Some(received), partial_checksum: false };
+    let meta = Meta { received: Some(received), ..Meta::default() };
     let traffic = if params["R_RxC"].is_u64() {
         // This request counts as well.
         Traffic { received: number("R_RxC") - 1, sent: number("R_TxC") }

@@ -13,6 +13,7 @@ mod counts;
 mod event_loop;
 mod packet;
 mod start;
+mod xdp;
 
 use std::{io, os::fd::OwnedFd};
 
@@ -22,8 +23,10 @@ pub use back_end::{BATCH_FRAMES, BackEnd, Sent};
 pub mod tag {
     /// The row of numbers, for writing.
     pub const COUNTERS: u32 = 1;
-    /// The socket: AF_PACKET or AF_XDP.
+    /// The packet socket, or the AF_XDP socket of queue 0; that of queue N has `SOCKET + 2 * N`.
     pub const SOCKET: u32 = 2;
+    /// The memory of the AF_XDP socket of queue 0; that of queue N has `MEMORY + 2 * N`.
+    pub const MEMORY: u32 = 3;
 }
 
 /// Why a reflector ended.
@@ -42,6 +45,9 @@ pub enum ReflectorError {
     /// The memory for counters was not what it must be.
     #[error("the counters cannot be used")]
     Counters(#[from] mcr_metrics::AttachError),
+    /// The AF_XDP sockets were not what they must be.
+    #[error("the AF_XDP sockets cannot be used")]
+    Xdp(#[from] mcr_xdp::OpenError),
     /// The process could not give up its rights.
     #[error("cannot be confined")]
     Confine(#[source] mcr_confine::ConfineError),

@@ -35,7 +35,7 @@ impl BackEnd for Packet {
     fn frame(&mut self, index: usize) -> (&mut [u8], usize, Meta) {
         let (room, info) = self.batch.frame(index);
         let received = info.received_ns.map(WallTime::from_unix_ns);
-        (room, info.bytes, Meta { received, partial_checksum: info.checksum_not_ready })
+        (room, info.bytes, Meta { received, partial_checksum: info.checksum_not_ready, ..Meta::default() })
     }
 
     #[inline]

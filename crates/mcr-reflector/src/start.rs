@@ -7,12 +7,15 @@ use mcr_fdpass::{Channel, Received, RecvError, Tag};
 use mcr_metrics::{Access, Numbers};
 use mcr_proto::codec;
 use mcr_reflect::{BackEnd, Count, FromReflector, Layout, Reflector, ToReflector, Traffic};
+use mcr_xdp::{Opened, Shape};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 
-use crate::{Confinement, ReflectorError, counts::Counts, event_loop::Reflecting, packet::Packet, tag};
+use crate::{
+    Confinement, ReflectorError, counts::Counts, event_loop::Reflecting, packet::Packet, tag, xdp::Xdp,
+};
 
 /// Waits for the first message and does what it says; none if the supervisor is gone before it says anything.
 pub(crate) fn start(
@@ -33,10 +36,19 @@ pub(crate) fn start(
         return Err(ReflectorError::NotStarted { why: "the first message is another".into() });
     };
     let numbers = Numbers::attach(descriptor(&mut received, tag::COUNTERS)?, Layout::LEN, Access::Write)?;
-    let socket = descriptor(&mut received, tag::SOCKET)?;
     let counts = Counts::new(numbers);
     let back_end: Box<dyn crate::BackEnd> = match back_end {
-        BackEnd::Packet => Box::new(Packet::new(socket, config.mtu)),
+        BackEnd::Packet => Box::new(Packet::new(descriptor(&mut received, tag::SOCKET)?, config.mtu)),
+        BackEnd::Xdp { queues, frames, frame_bytes, entries, reserve_frames } => {
+            let shape = Shape { frames, frame_bytes, reserve_frames, ..Shape::with_entries(entries) };
+            let mut opened = Vec::new();
+            for queue in 0..queues {
+                let socket = descriptor(&mut received, tag::SOCKET + 2 * queue)?;
+                let memory = descriptor(&mut received, tag::MEMORY + 2 * queue)?;
+                opened.push(Opened { socket, memory, shape, zero_copy: false });
+            }
+            Box::new(Xdp::new(opened)?)
+        }
     };
     let mut reflector = Reflector::new(config)?;
     // What a process before this one counted in the same row goes on, for peers that take it to grow.

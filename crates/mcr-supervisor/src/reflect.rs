@@ -7,6 +7,7 @@ mod config;
 mod entry;
 mod guard;
 mod run;
+mod way;
 
 pub use self::{
     config::ConfigFault,

@@ -4,6 +4,9 @@ use mcr_confine::{Capability, ConfineError, Kept, keep_only};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, info};
 
+/// As much as 128 queues take.
+const MEMLOCK_BYTES_MAX: u64 = 1 << 30;
+
 /// A child of uid 0 begins with the same, by the bounding set, and gives them up before it reads anything of a stranger's.
 const KEPT: [Capability; 8] = [
     // Packet and raw sockets.
@@ -33,6 +36,10 @@ pub(crate) fn raise_file_limit() {
 }
 
 pub(crate) fn give_up_all_but_few() -> Result<(), ConfineError> {
+    // The memory of AF_XDP frames is locked, and the usual limit is what one queue takes. To raise it takes a right that goes now.
+    if let Err(errno) = setrlimit(Resource::RLIMIT_MEMLOCK, MEMLOCK_BYTES_MAX, MEMLOCK_BYTES_MAX) {
+        debug!("the limit of locked memory stays as it is: {errno}");
+    }
     let Kept { bounding_cut, inherited_sealed } = keep_only(&KEPT)?;
     debug!(bounding_cut, "rights given up but those to open sockets and to start children");
     if !inherited_sealed {

@@ -16,13 +16,21 @@ use std::{
 use mcr_ebpf::xsk::{Attachment, Verdict, XskError, XskFilter};
 use mcr_reflect::Config;
 use mcr_xdp::{Binding, HEADROOM_BYTES, OpenError, Opened, Shape};
+use nix::sys::resource::{Resource, getrlimit};
 
 use selection::selection;
 
 /// Entries of each ring: a burst of 2,000 frames fits.
 const ENTRIES: u32 = 2048;
+/// Frames for replies that are not sent in place.
+const RESERVE_FRAMES: u32 = 16;
 /// Ethernet header and two tags, and what the reply to a TWAMP or STAMP request can be longer than it.
 const SPARE_BYTES: u32 = 14 + 8 + 98;
+/// Frames of each queue: as many as the receive ring holds, and where memory may be locked as much, twice that, so that as many again
+/// can be on their way out.
+const FRAMES: [u32; 2] = [ENTRIES, 2 * ENTRIES];
+/// With that much allowed, the larger number of frames is taken. The usual limit is 8 MiB for all processes of a user.
+const MEMLOCK_BYTES_AMPLE: u64 = 64 << 20;
 /// Sizes of a frame's memory that are tried; the latter takes pages of 4 KiB.
 const FRAME_BYTES: [u32; 2] = [2048, 4096];
 /// A queue that a socket has just left is the kernel's for some milliseconds more.
@@ -207,7 +215,9 @@ fn shape(mtu: usize) -> Result<Shape, RedirectError> {
     let [_, largest] = FRAME_BYTES;
     let fits = FRAME_BYTES.into_iter().find(|&frame_bytes| mtu <= holds(frame_bytes) as usize);
     let frame_bytes = fits.ok_or(RedirectError::Mtu { mtu, max: holds(largest) })?;
-    Ok(Shape { frame_bytes, ..Shape::with_entries(ENTRIES) })
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+    let frames = FRAMES[usize::from(limit >= MEMLOCK_BYTES_AMPLE)];
+    Ok(Shape { frames, frame_bytes, reserve_frames: RESERVE_FRAMES, ..Shape::with_entries(ENTRIES) })
 }
 
 fn open_queue(config: &mcr_xdp::Config) -> Result<Opened, OpenError> {

@@ -1,6 +1,7 @@
 //! One reflector: its interface as it comes and goes, its socket, its process and the next one.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
@@ -8,23 +9,16 @@ use std::{
 
 use mcr_metrics::Numbers;
 use mcr_netmon::{Link, LinkKind, Snapshot};
-use mcr_proto::{
-    message::Ids,
-    reflect::{Platform, Reflect},
-};
-use mcr_reflect::{
-    BackEnd, Config, Count, Counters, FromReflector, Latency, Layout, ToReflector,
-    filter::{self, Scope},
-};
-use mcr_socket::{
-    OpenError,
-    filter::Filter,
-    packet::{self, PortOptions},
-};
+use mcr_proto::{message::Ids, reflect::Reflect};
+use mcr_reflect::{Config, Count, Counters, FromReflector, Latency, Layout, Reason, ToReflector};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{config, guard::guards};
+use super::{
+    config,
+    guard::guards,
+    way::{NoWay, Way},
+};
 use crate::{
     backoff::Backoff,
     child::{ChildEvent, Happened, Role, Running},
@@ -32,10 +26,6 @@ use crate::{
 
 /// Tags of descriptors, as `mcr-reflector` knows them.
 const TAG_COUNTERS: u32 = 1;
-const TAG_SOCKET: u32 = 2;
-/// Room for a burst of 2,000 long frames, which the kernel counts with what it keeps of each.
-const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
-const SEND_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// A process that shows no sign of life for so long is ended.
 const SILENT_MAX: Duration = Duration::from_secs(5);
 
@@ -88,11 +78,13 @@ pub(crate) struct Entry {
     numbers: Numbers,
     port: Option<Port>,
     config: Option<Config>,
-    socket: Option<OwnedFd>,
+    way: Option<Way>,
     // Never read: they are there to be dropped.
     guards: Vec<OwnedFd>,
     /// Frames that sockets of before had dropped.
     drops_before: u64,
+    /// Frames that programs of before had passed to the stack, by reason.
+    passed_before: BTreeMap<&'static str, u64>,
     failed: Option<(String, io::ErrorKind)>,
     running: Option<Running>,
     ready: bool,
@@ -113,9 +105,10 @@ impl Entry {
             numbers: Numbers::create(Layout::LEN)?,
             port: None,
             config: None,
-            socket: None,
+            way: None,
             guards: Vec::new(),
             drops_before: 0,
+            passed_before: BTreeMap::new(),
             failed: None,
             running: None,
             ready: false,
@@ -151,12 +144,18 @@ impl Entry {
     pub(crate) fn report(&self) -> Report {
         let row: Vec<u64> = self.numbers.all().iter().map(mcr_metrics::Counter::get).collect();
         let mut counters = Layout::counters(&row);
-        let dropped = self.socket.as_ref().map_or(0, |socket| mcr_socket::dropped(socket).unwrap_or(0));
+        let dropped = self.way.as_ref().map_or(0, Way::dropped);
         counters.counts[Count::RxRingDrop.index()] = self.drops_before + dropped;
+        let passed = self.way.as_ref().map(|way| way.passed(&self.reflect)).unwrap_or_default();
+        let passed =
+            passed.into_iter().chain(self.passed_before.iter().map(|(name, frames)| (*name, *frames)));
+        for (name, frames) in passed {
+            count_passed(&mut counters, name, frames);
+        }
         Report {
             reflect: self.reflect.clone(),
             state: self.state(),
-            platform: self.socket.as_ref().map(|_| "packet"),
+            platform: self.way.as_ref().map(Way::name),
             uptime: self.added.elapsed(),
             counters,
             latency: Layout::latency(&row),
@@ -173,7 +172,7 @@ impl Entry {
             self.port = Some(Port { ifindex: 0, mac: [0; 6], mtu: 0, up: false });
             return;
         }
-        if port == self.port && !force && (self.socket.is_some() || port.is_none()) {
+        if port == self.port && !force && (self.way.is_some() || port.is_none()) {
             return;
         }
         let old = std::mem::replace(&mut self.port, port.clone());
@@ -187,7 +186,7 @@ impl Entry {
         };
         // Another interface takes another socket; a longer frame takes a process with more room.
         let same = old.is_some_and(|old| old.ifindex == new.ifindex && old.mtu == new.mtu);
-        if same && self.socket.is_some() {
+        if same && self.way.is_some() {
             self.reconfigure(config);
         } else {
             self.close();
@@ -196,50 +195,21 @@ impl Entry {
     }
 
     fn open(&mut self, port: &Port, config: Config) {
-        if self.reflect.platform == Platform::Xdp {
-            return self
-                .fail("AF_XDP cannot be used; choose auto or packet".into(), io::ErrorKind::Unsupported);
-        }
-        let filter = self.filter(&config);
-        let options = PortOptions {
-            ifindex: port.ifindex,
-            receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
-            send_buffer_bytes: SEND_BUFFER_BYTES,
-            timestamps: self.reflect.latency || tells_time(&config),
-            filter: &filter,
-        };
-        match packet::open_port(&options) {
-            Ok(socket) => {
+        match Way::open(&self.reflect, port.ifindex, &config) {
+            Ok(way) => {
                 let ports = [self.reflect.port, self.reflect.twamp, self.reflect.stamp, self.reflect.echo];
                 let ports = ports.into_iter().filter(|port| *port != 0);
                 self.guards = guards(self.reflect.interface.as_str(), ports);
-                (self.socket, self.config, self.failed) = (Some(socket), Some(config), None);
+                (self.way, self.config, self.failed) = (Some(way), Some(config), None);
                 self.start_at = Some(Instant::now());
             }
-            Err(error) => {
-                let kind = match &error {
-                    OpenError::NotPermitted { .. } => io::ErrorKind::PermissionDenied,
-                    OpenError::NoInterface { .. } => io::ErrorKind::NotFound,
-                    _ => io::ErrorKind::Other,
-                };
-                self.fail(error.to_string(), kind);
-            }
+            Err(NoWay { why, kind }) => self.fail(why, kind),
         }
-    }
-
-    fn filter(&self, config: &Config) -> Filter {
-        let scope = if self.reflect.explain { Scope::Everything } else { Scope::NearMisses };
-        let program = filter::program(config, scope);
-        Filter::from_instructions(program.iter().map(|step| (step.code, step.jt, step.jf, step.k)))
     }
 
     fn reconfigure(&mut self, config: Config) {
-        let filter = self.filter(&config);
-        let Some(socket) = &self.socket else { return };
-        if let Err(problem) = mcr_socket::filter::attach(socket, &filter) {
-            // The process judges by itself; the filter only saves it work, or keeps from it what it should see now.
-            warn!(interface = %self.reflect.interface, "the filter stays as it was: {problem}");
-        }
+        let Some(way) = &mut self.way else { return };
+        way.select(&self.reflect, &config);
         if self.config.as_ref() == Some(&config) {
             return;
         }
@@ -268,23 +238,21 @@ impl Entry {
         if self.start_at.is_none_or(|at| at > now) || self.running.is_some() {
             return Ok(());
         }
-        let (Some(socket), Some(config)) = (&self.socket, &self.config) else { return Ok(()) };
+        let (Some(way), Some(config)) = (&mut self.way, &self.config) else { return Ok(()) };
         self.start_at = None;
         self.starts += 1;
         self.started = now;
         self.backoff.started(now);
         let running = Running::start(Role::Reflector, self.starts, events.clone(), wrap)?;
+        let (back_end, mut fds) = way.hand_over()?;
         let start = ToReflector::Start {
             config: config.clone(),
-            back_end: BackEnd::Packet,
+            back_end,
             latency_every: if self.reflect.latency { self.reflect.latency_sample } else { 0 },
             ids: self.ids.map(|Ids { uid, gid }| (uid, gid)),
             core: None,
         };
-        let fds = vec![
-            (TAG_COUNTERS, self.numbers.as_fd().try_clone_to_owned()?),
-            (TAG_SOCKET, socket.try_clone()?),
-        ];
+        fds.push((TAG_COUNTERS, self.numbers.as_fd().try_clone_to_owned()?));
         running.send(&start, fds).map_err(io::Error::other)?;
         self.running = Some(running);
         Ok(())
@@ -299,8 +267,13 @@ impl Entry {
         match event.what {
             Happened::Said(FromReflector::Ready) if self.closing => {}
             Happened::Said(FromReflector::Ready) => {
+                let Some(way) = &mut self.way else { return };
+                let platform = way.name();
+                if let Err(NoWay { why, kind }) = way.begin() {
+                    return self.fail(why, kind);
+                }
                 self.ready = true;
-                info!(%interface, platform = "packet", mode = %self.reflect.mode, port = self.reflect.port, "reflecting");
+                info!(%interface, platform, mode = %self.reflect.mode, port = self.reflect.port, "reflecting");
             }
             Happened::Said(FromReflector::Log { error: true, text }) => warn!(%interface, "{text}"),
             Happened::Said(FromReflector::Log { error: false, text }) => info!(%interface, "{text}"),
@@ -309,9 +282,10 @@ impl Entry {
                 self.settle();
                 let closed = std::mem::take(&mut self.closing);
                 let pause = self.backoff.ended(Instant::now(), clean);
-                if self.socket.is_some() && !closed {
+                if self.way.is_some() && !closed {
                     warn!(%interface, "reflector ended ({how}); starting it again in {} ms", pause.as_millis());
-                    self.start_at = Some(Instant::now() + pause);
+                    self.renew_spent();
+                    self.start_at = self.way.is_some().then(|| Instant::now() + pause);
                 }
             }
         }
@@ -367,15 +341,37 @@ impl Entry {
         self.stop();
         self.closing = self.running.is_some();
         self.ready = false;
-        if let Some(socket) = self.socket.take() {
-            self.drops_before += mcr_socket::dropped(&socket).unwrap_or(0);
-        }
+        self.let_go();
         self.guards.clear();
+    }
+
+    /// Opens anew what the process that died took with it.
+    fn renew_spent(&mut self) {
+        let (true, Some(port), Some(config)) =
+            (self.way.as_ref().is_some_and(Way::is_spent), self.port.clone(), self.config.clone())
+        else {
+            return;
+        };
+        self.let_go();
+        self.open(&port, config);
+    }
+
+    /// Closes the way, and keeps what it counted.
+    fn let_go(&mut self) {
+        let Some(way) = self.way.take() else { return };
+        self.drops_before += way.dropped();
+        for (name, frames) in way.passed(&self.reflect) {
+            *self.passed_before.entry(name).or_default() += frames;
+        }
     }
 }
 
-fn tells_time(config: &Config) -> bool {
-    config.twamp.is_some() || config.stamp.is_some() || config.oam.is_some()
+/// Frames that the kernel's program judged, as if they had been handed up: a packet socket would have got them.
+fn count_passed(counters: &mut Counters, name: &str, frames: u64) {
+    if let Some(reason) = Reason::ALL.iter().find(|reason| reason.name() == name) {
+        counters.reasons[reason.index()] += frames;
+        counters.counts[Count::Received.index()] += frames;
+    }
 }
 
 fn port(link: &Link) -> Option<Port> {

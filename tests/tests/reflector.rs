@@ -7,7 +7,7 @@ use std::{
 };
 
 use mcr_e2e::{
-    eventually,
+    Cell, Daemon, DaemonOptions, eventually,
     held::Held,
     programs,
     reflector::{
@@ -17,6 +17,7 @@ use mcr_e2e::{
     traffic_lock,
 };
 use mcr_lab::require;
+use mcr_proto::{message::RuleState, reflect::Reflect};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
@@ -417,6 +418,85 @@ fn standards_are_answered_where_they_were_asked_for() {
             assert_eq!(counter(&report, name), count, "{name}: {report}");
         }
     }
+}
+
+#[test]
+fn the_daemon_reflects_beside_its_rules_as_its_configuration_and_clients_want() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let cable = Cable::new();
+    let config = format!("[[reflect]]\nname = \"bench\"\ninterface = \"{REFLECTOR_IF}\"\nmode = \"all\"\n");
+    let options = DaemonOptions { config: Some(config), ..DaemonOptions::default() };
+    let daemon = Daemon::start(&cable.reflector, &options);
+    let mut client = daemon.client();
+    let mut tester = Tester::open(&cable);
+    eventually("the configured one reflects", || {
+        client.reflectors(Some("bench")).expect("the daemon")[0].state == RuleState::Active
+    });
+    assert_eq!(load(&mut tester, 128, 5000, 64, &[]).back, 5000);
+    eventually("they are counted", || {
+        client.reflectors(Some("bench")).expect("the daemon")[0].counters["reflected"] == 5000
+    });
+    // A rule on the same interface and port, to a group: the reflector answers what is its own, the rule relays the rest.
+    let rule =
+        Cell::PACKET_URING.rule("beside", &format!("239.1.1.1:3842@{REFLECTOR_IF}"), &["239.2.2.2:6000@lo"]);
+    client.rule_add(&rule).expect("a rule beside the reflector");
+    let mut group = probe(128, 1);
+    group[..6].copy_from_slice(&[1, 0, 0x5e, 1, 1, 1]);
+    group[30..34].copy_from_slice(&[239, 1, 1, 1]);
+    // A relay, unlike a reflector, looks at the header's checksum.
+    let words: u32 = group[14..34].chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum();
+    let checksum = !((words & 0xffff) + (words >> 16)) as u16;
+    group[24..26].copy_from_slice(&checksum.to_be_bytes());
+    tester.send(&group);
+    let frame = probe(128, 2);
+    tester.send(&frame);
+    // The host itself tells the network that it joined.
+    let replies = tester.until(&echo(&frame)).into_iter().filter(|frame| frame[23] == 17);
+    assert_eq!(replies.count(), 1, "the group is not answered");
+    eventually("the rule has its datagram", || {
+        client.stats(None).expect("the daemon").rules[0].datagrams == 1
+    });
+    let stats = client.stats(None).expect("the daemon");
+    assert_eq!(
+        (stats.reflectors[0].counters["reflected"], stats.reflectors[0].rejected["dst_mac"]),
+        (5001, 1)
+    );
+
+    // Another, by a client; the same again is none; one that contradicts is refused.
+    let mut reflect = Reflect::new(REFLECTOR_IF.parse().expect("a name"));
+    reflect.port = 4000;
+    let added = client.reflect_add(&reflect).expect("a reflector");
+    assert_eq!(
+        (added.created, added.reflector.state),
+        (true, RuleState::Active),
+        "it reflects when the answer comes"
+    );
+    let mut other = probe(100, 3);
+    other[36..38].copy_from_slice(&4000u16.to_be_bytes());
+    tester.send(&other);
+    tester.until(&echo(&other));
+    assert!(!client.reflect_add(&reflect).expect("there already").created);
+    reflect.sig = mcr_proto::reflect::SignatureFamily::Custom;
+    let refused = client.reflect_add(&reflect).expect_err("another of this name");
+    assert!(refused.to_string().contains("exists already"), "{refused}");
+    let saved = client.config().expect("the daemon").toml;
+    assert!(saved.contains("port = 4000"), "{saved}");
+
+    // A child that dies is replaced; one that is removed leaves nothing.
+    let pid = client.reflectors(Some("bench")).expect("the daemon")[0].pid.expect("a process");
+    kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL).expect("own process");
+    eventually("another took its place", || {
+        let bench = &client.reflectors(Some("bench")).expect("the daemon")[0];
+        bench.state == RuleState::Active && bench.pid != Some(pid) && bench.restarts == 1
+    });
+    client.rule_remove(&mcr_proto::rpc::rule_ref("beside").expect("a name")).expect("a rule");
+    let name = added.reflector.name;
+    client.reflect_remove(&name).expect("a reflector");
+    client.reflect_remove("bench").expect("a reflector");
+    assert!(client.reflect_remove("bench").is_err());
+    assert!(client.reflectors(None).expect("the daemon").is_empty());
+    eventually("their sockets are closed", || Held::of(&cable.reflector).packet == 0);
 }
 
 #[test]

@@ -149,6 +149,15 @@ pub(crate) enum Verb {
         back. / filters by name, endpoint or state; r, d, n and s sort by rate, drops, name or state, i turns the order\n\
         round. Red is dropped now, yellow was dropped. q, Esc or Ctrl-C ends it. If the daemon goes, it is waited for.")]
     Top,
+    /// Reflectors of test packets
+    #[command(
+        after_help = "Examples:\n  mcrctl reflect add eth2\n  mcrctl reflect add eth2 --name bench-port sig=custom oui_filter=false\n  \
+        mcrctl reflect list\n  mcrctl reflect remove bench-port"
+    )]
+    Reflect {
+        #[command(subcommand)]
+        verb: ReflectVerb,
+    },
     /// List the daemon's workers
     #[command(
         after_help = "Example:\n  mcrctl workers\n\nPLAN is the generation applied, and the one to come if they differ."
@@ -179,6 +188,49 @@ pub(crate) enum Verb {
     /// Show the versions of mcrctl and of the daemon
     #[command(after_help = "Example:\n  mcrctl version")]
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReflectVerb {
+    /// Send test packets that arrive on an interface back
+    #[command(
+        after_help = "Examples:\n  mcrctl reflect add eth2\n  mcrctl reflect add eth2 --mode mac latency=true\n  \
+        mcrctl reflect add eth3 stamp=862 'allow_source=[\"192.0.2.0/24\"]'\n\n\
+        The keys are those of [[reflect]] in the configuration file. Prints the reflector's name."
+    )]
+    Add(ReflectAdd),
+    /// Remove reflectors
+    #[command(after_help = "Example:\n  mcrctl reflect remove bench-port")]
+    Remove {
+        /// Names, as `mcrctl reflect list` shows them
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// List reflectors, what they reflected, and why not
+    #[command(after_help = "Example:\n  mcrctl --json reflect list bench-port")]
+    List {
+        /// A name; without one, all
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReflectAdd {
+    /// The interface to reflect on
+    #[arg(value_name = "INTERFACE")]
+    pub(crate) interface: String,
+    /// A name that no other reflector has [default: INTERFACE-PORT]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// UDP port of test packets, 0 for any [default: 3842]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// What to exchange: mac, mac-ip, all, auto [default: all]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<String>,
+    /// Other options
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
 }
 
 #[derive(Debug, Args)]

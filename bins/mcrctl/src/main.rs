@@ -10,6 +10,7 @@ mod config;
 mod doctor;
 mod events;
 mod failure;
+mod reflect;
 mod run;
 mod stats;
 mod table;

@@ -55,6 +55,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write, notes: &mut dyn Write) -> Resu
         Verb::LogLevel { level, facility } => session.log_level(level.as_deref(), facility.as_deref()),
         Verb::Stats { rule, watch } => session.stats(rule.as_deref(), *watch),
         Verb::Top => session.top(),
+        Verb::Reflect { verb } => session.reflect(verb),
         Verb::Workers => session.workers(),
         Verb::Interfaces => session.interfaces(),
         Verb::Doctor => session.doctor(),

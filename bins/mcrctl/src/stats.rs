@@ -11,6 +11,7 @@ use mcr_proto::{
 };
 
 use crate::{
+    reflect::reflectors,
     table::{
         Column::{Number, Text},
         write_table,
@@ -51,6 +52,10 @@ pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
             Text("DROPPED"),
         ];
         write_table(out, &columns, stats.inputs.iter().map(input_row).collect())?;
+    }
+    if !stats.reflectors.is_empty() {
+        writeln!(out)?;
+        reflectors(out, &stats.reflectors)?;
     }
     Ok(())
 }
@@ -167,6 +172,7 @@ mod tests {
                 rate_pps: 0.5,
                 rate_bps: 8.0,
             }],
+            reflectors: Vec::new(),
         };
         let mut out = Vec::new();
         stats(&mut out, &all).expect("memory");

@@ -17,6 +17,10 @@ pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
         _ => Failure::usage(format!("{file}: cannot read it: {error}")),
     })?;
     let config = config::parse(&text, &file).map_err(|error| Failure::usage(error.to_string()))?;
+    for (index, reflect) in config.reflects.iter().enumerate() {
+        let wrong = |fault| Failure::usage(format!("{file}: key `reflect[{index}]`: {fault}"));
+        mcr_supervisor::reflect::check(reflect).map_err(wrong)?;
+    }
     config::warnings(&config).iter().for_each(|warning| say(&format!("{file}: {warning}")));
     Ok(config)
 }

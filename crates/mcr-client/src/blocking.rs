@@ -8,11 +8,13 @@ use std::{
 };
 
 use mcr_proto::{
-    message::RuleRef,
+    message::{ReflectView, RuleRef},
+    reflect::Reflect,
     rpc::{
         ConfigLoad, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo,
-        InterfaceList, LogSet, LogShown, MoveParams, OptionalRule, PROTOCOL, Pong, RuleAdded, RuleInfo,
-        RuleList, RuleParams, Stats, Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
+        InterfaceList, LogSet, LogShown, MoveParams, OptionalReflect, OptionalRule, PROTOCOL, Pong,
+        ReflectAdded, ReflectList, ReflectParams, RuleAdded, RuleInfo, RuleList, RuleParams, Stats,
+        Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
     },
     rule::RuleSpec,
 };
@@ -180,6 +182,34 @@ impl Client {
     /// Those of [`Client::call`].
     pub fn stats(&mut self, rule: Option<&RuleRef>) -> Result<Stats, ClientError> {
         self.call(method::STATS_GET, &OptionalRule { rule: rule.cloned() })
+    }
+
+    /// Adds a reflector of test packets. The same one is not added again; `created` says so.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn reflect_add(&mut self, reflect: &Reflect) -> Result<ReflectAdded, ClientError> {
+        self.call(method::REFLECT_ADD, reflect)
+    }
+
+    /// Removes the reflector of this name.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn reflect_remove(&mut self, name: &str) -> Result<(), ClientError> {
+        let params = ReflectParams { name: name.to_owned() };
+        let removed: serde_json::Value = self.call(method::REFLECT_REMOVE, &params)?;
+        drop(removed);
+        Ok(())
+    }
+
+    /// The reflector of this name, or all, with their counters.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn reflectors(&mut self, name: Option<&str>) -> Result<Vec<ReflectView>, ClientError> {
+        let params = OptionalReflect { name: name.map(ToOwned::to_owned) };
+        self.call(method::REFLECT_LIST, &params).map(|list: ReflectList| list.reflectors)
     }
 
     /// The daemon's workers.

@@ -5,8 +5,8 @@ use mcr_proto::{
     plan::WorkerIndex,
     rpc::{
         ConfigChecked, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, InterfaceList, LogSet,
-        LogShown, PROTOCOL, Pong, RuleAdded, RuleInfo, RuleList, Stats, Subscribed, Version, Welcome,
-        WorkerList,
+        LogShown, PROTOCOL, Pong, ReflectAdded, ReflectList, RuleAdded, RuleInfo, RuleList, Stats,
+        Subscribed, Version, Welcome, WorkerList,
     },
 };
 use serde::Serialize;
@@ -37,6 +37,8 @@ pub(crate) enum Outcome {
     Loaded(ConfigLoaded),
     Saved(ConfigSaved),
     Stats(Stats),
+    ReflectAdded(Box<ReflectAdded>),
+    Reflectors(ReflectList),
     Workers(WorkerList),
     Interfaces(InterfaceList),
     Log(LogShown),
@@ -81,6 +83,20 @@ pub(crate) async fn answer(service: &Service, call: Call) -> Result<Outcome, Fau
         },
         Call::StatsGet(rule) => {
             stats::stats(supervisor, segments, sampler, rule.as_ref()).await.map(Outcome::Stats)
+        }
+        Call::ReflectAdd(reflect) => match supervisor.ask(Request::ReflectAdd(reflect)).await? {
+            Reply::ReflectAdded { reflector, created } => {
+                Ok(Outcome::ReflectAdded(Box::new(ReflectAdded { reflector: *reflector, created })))
+            }
+            _ => Err(misunderstood("ReflectAdd")),
+        },
+        Call::ReflectRemove(name) => match supervisor.ask(Request::ReflectRemove(name)).await? {
+            Reply::Done => Ok(Outcome::Removed {}),
+            _ => Err(misunderstood("ReflectRemove")),
+        },
+        Call::ReflectList(name) => {
+            let reflectors = supervisor.reflectors(name).await?;
+            Ok(Outcome::Reflectors(ReflectList { reflectors }))
         }
         Call::WorkerList => {
             let workers = supervisor.workers().await?;

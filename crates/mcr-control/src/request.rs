@@ -7,14 +7,15 @@ use mcr_proto::{
     endpoint::{Input, Output},
     message::{EventKind, Fault, FaultKind, RuleRef},
     probe::Probe,
+    reflect::Reflect,
     rpc::{
-        ConfigLoad, ConfigPart, ConfigText, ErrorData, ErrorObject, Hello, LogSet, MoveParams, OptionalRule,
-        RuleParams, Subscribe, WhyParams, code, method,
+        ConfigLoad, ConfigPart, ConfigText, ErrorData, ErrorObject, Hello, LogSet, MoveParams,
+        OptionalReflect, OptionalRule, ReflectParams, RuleParams, Subscribe, WhyParams, code, method,
     },
     rule::{DatapathChoice, RuleName, RuleSpec},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The methods there are.
 pub const METHODS: &[&str] = &[
@@ -31,6 +32,9 @@ pub const METHODS: &[&str] = &[
     method::CONFIG_LOAD,
     method::CONFIG_SAVE,
     method::STATS_GET,
+    method::REFLECT_ADD,
+    method::REFLECT_REMOVE,
+    method::REFLECT_LIST,
     method::WORKER_LIST,
     method::INTERFACE_LIST,
     method::LOG_GET,
@@ -88,6 +92,12 @@ pub enum Call {
     RuleList(Option<RuleRef>),
     /// Counters of one rule or of all.
     StatsGet(Option<RuleRef>),
+    /// Add a reflector.
+    ReflectAdd(Box<Reflect>),
+    /// Remove the reflector of this name.
+    ReflectRemove(String),
+    /// The reflector of this name, or all.
+    ReflectList(Option<String>),
     /// The workers.
     WorkerList,
     /// The interfaces.
@@ -128,6 +138,9 @@ impl Call {
             Self::LogSet(_) => method::LOG_SET,
             Self::Subscribe(_) => method::EVENT_SUBSCRIBE,
             Self::StatsGet(_) => method::STATS_GET,
+            Self::ReflectAdd(_) => method::REFLECT_ADD,
+            Self::ReflectRemove(_) => method::REFLECT_REMOVE,
+            Self::ReflectList(_) => method::REFLECT_LIST,
             Self::WorkerList => method::WORKER_LIST,
             Self::InterfaceList => method::INTERFACE_LIST,
             Self::Doctor => method::DOCTOR_RUN,
@@ -145,6 +158,8 @@ impl Call {
                 | Self::RuleRemove(_)
                 | Self::RuleMove { .. }
                 | Self::RuleEnable { .. }
+                | Self::ReflectAdd(_)
+                | Self::ReflectRemove(_)
                 | Self::ConfigPart(_)
                 | Self::ConfigLoad(_)
                 | Self::ConfigSave
@@ -226,6 +241,11 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
         method::LOG_SET => read(params, "level").map(Call::LogSet),
         method::EVENT_SUBSCRIBE => subscribe(params),
         method::STATS_GET => read(params, "rule").map(|OptionalRule { rule }| Call::StatsGet(rule)),
+        method::REFLECT_ADD => reflect(params).map(|reflect| Call::ReflectAdd(reflect.into())),
+        method::REFLECT_REMOVE => {
+            read(params, "name").map(|ReflectParams { name }| Call::ReflectRemove(name))
+        }
+        method::REFLECT_LIST => read(params, "name").map(|OptionalReflect { name }| Call::ReflectList(name)),
         method::WORKER_LIST => none(&params).map(|()| Call::WorkerList),
         method::INTERFACE_LIST => none(&params).map(|()| Call::InterfaceList),
         method::DOCTOR_RUN => none(&params).map(|()| Call::Doctor),
@@ -278,6 +298,20 @@ fn none(params: &Map<String, Value>) -> Result<(), ErrorObject> {
             Err(refusal(code::INVALID_PARAMS, message, Some(key)))
         }
     }
+}
+
+/// A reflector; of one that cannot be read, the field at fault is found by reading each by itself.
+fn reflect(params: Map<String, Value>) -> Result<Reflect, ErrorObject> {
+    let params = Value::Object(params);
+    Reflect::deserialize(&params).map_err(|error| {
+        let whole = |key: &str, value: &Value| json!({ "interface": "lo", key: value });
+        let faulty = params.as_object().into_iter().flatten().find_map(|(key, value)| {
+            let error = Reflect::deserialize(&whole(key, value)).err()?;
+            Some((key.clone(), format!("{}: {error}", shown(key))))
+        });
+        let (field, message) = faulty.unwrap_or_else(|| ("interface".into(), error.to_string()));
+        refusal(code::INVALID_PARAMS, message, Some(&field))
+    })
 }
 
 fn rule_spec(params: Map<String, Value>) -> Result<RuleSpec, ErrorObject> {
@@ -347,11 +381,9 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use mcr_proto::message::{Facility, LogLevel};
     use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
 
     fn call(method: &str, params: Value) -> Result<Call, ErrorObject> {
         let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
@@ -392,6 +424,25 @@ mod tests {
             Ok(Call::Subscribe(kinds))
         );
         assert_eq!(call("stats.get", json!({"name": "video"})), Ok(Call::StatsGet(Some(name))));
+        let Ok(Call::ReflectAdd(reflect)) = call("reflect.add", json!({"interface": "eth2", "mode": "mac"}))
+        else {
+            panic!("no reflector")
+        };
+        assert_eq!(
+            (reflect.interface.as_str(), reflect.mode),
+            ("eth2", mcr_proto::reflect::ReflectMode::Mac)
+        );
+        let gone = Call::ReflectRemove("eth2-3842".into());
+        assert_eq!((gone.method(), gone.changes()), ("reflect.remove", true));
+        assert_eq!(call("reflect.remove", json!({"name": "eth2-3842"})), Ok(gone));
+        assert_eq!(call("reflect.list", json!({})), Ok(Call::ReflectList(None)));
+        for (params, field) in [
+            (json!({"interface": "eth2", "mode": "some"}), "mode"),
+            (json!({"interface": "eth2", "prot": 1}), "prot"),
+            (json!({"port": 7}), "interface"),
+        ] {
+            assert_eq!(fault("reflect.add", params).1.as_deref(), Some(field));
+        }
         for (method, want) in [
             ("worker.list", Call::WorkerList),
             ("interface.list", Call::InterfaceList),

@@ -30,6 +30,7 @@ pub(crate) async fn stats(
 ) -> Result<Stats, Fault> {
     let rules = supervisor.rules(rule).await?;
     let mut inputs = supervisor.inputs().await?;
+    let reflectors = if rule.is_none() { supervisor.reflectors(None).await? } else { Vec::new() };
     if rule.is_some() {
         inputs.retain(|input| rules.iter().any(|rule| feeds(input, rule)));
     }
@@ -40,6 +41,7 @@ pub(crate) async fn stats(
         time_ns: u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX),
         rules: rules.into_iter().map(|rule| rule_stats(rule, segments, sampler)).collect(),
         inputs: inputs.into_iter().map(|input| input_stats(&input, segments, sampler)).collect(),
+        reflectors,
     })
 }
 

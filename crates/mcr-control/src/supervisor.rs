@@ -14,8 +14,8 @@ use mcr_proto::{
     codec,
     config::Config,
     message::{
-        Fault, FaultKind, FromControl, InputView, InterfaceView, LoadId, LoadReport, LoadStep, Reply,
-        Request, RuleRef, RuleView, Settings, ToControl, WorkerView,
+        Fault, FaultKind, FromControl, InputView, InterfaceView, LoadId, LoadReport, LoadStep, ReflectView,
+        Reply, Request, RuleRef, RuleView, Settings, ToControl, WorkerView,
     },
 };
 use tokio::{
@@ -207,6 +207,26 @@ impl Supervisor {
                 return Err(misunderstood("InterfaceList"));
             };
             if !append(&mut all, interfaces, |interface| interface.index, more, INTERFACES_MAX)? {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// All reflectors, or the one of this name.
+    pub(crate) async fn reflectors(&self, name: Option<String>) -> Result<Vec<ReflectView>, Fault> {
+        const REFLECTORS_MAX: usize = 4096;
+        let mut all = Vec::new();
+        loop {
+            let skip = u32::try_from(all.len()).unwrap_or(u32::MAX);
+            let request = Request::ReflectList { name: name.clone(), skip };
+            let Reply::Reflectors { reflectors, more } = self.ask(request).await? else {
+                return Err(misunderstood("ReflectList"));
+            };
+            if (more && reflectors.is_empty()) || all.len() + reflectors.len() > REFLECTORS_MAX {
+                return Err(misunderstood("a paged list"));
+            }
+            all.extend(reflectors);
+            if !more {
                 return Ok(all);
             }
         }

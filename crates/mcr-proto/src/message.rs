@@ -19,12 +19,16 @@ pub use self::{
     event::{Event, EventKind, EventWhat},
     load::{LoadId, LoadReport, LoadStep, Settings},
     log::{Facility, LogLevel, LogLevels, LogNameError},
-    view::{InputView, InterfaceView, OutputView, RuleState, RuleView, WorkerState, WorkerView},
+    view::{
+        InputView, InterfaceView, OutputView, ReflectLatency, ReflectView, RuleState, RuleView, WorkerState,
+        WorkerView,
+    },
 };
 
 use crate::{
     plan::{Generation, InputSlot, Own, PlanOp, SocketId, WorkerIndex},
     probe::Probe,
+    reflect::Reflect,
     rule::{RuleId, RuleName, RuleSpec},
 };
 
@@ -294,6 +298,17 @@ pub enum Request {
         /// Where the last answer ended.
         after: Option<RuleId>,
     },
+    /// Add a reflector; the same one is not added again.
+    ReflectAdd(Box<Reflect>),
+    /// Remove the reflector of this name.
+    ReflectRemove(String),
+    /// Reflectors with their counters: the one of this name, or all; as many as fit, from this place on.
+    ReflectList {
+        /// A name.
+        name: Option<String>,
+        /// How many were listed before.
+        skip: u32,
+    },
     /// The workers and their inputs.
     WorkerList,
     /// The host's interfaces from the first index above `after`; as many as fit.
@@ -370,6 +385,20 @@ pub enum Reply {
     Rules {
         /// As they stand now.
         rules: Vec<RuleView>,
+        /// Whether there are more behind the last.
+        more: bool,
+    },
+    /// The reflector that was added, or was there already.
+    ReflectAdded {
+        /// As it stands now.
+        reflector: Box<ReflectView>,
+        /// False if the same was there.
+        created: bool,
+    },
+    /// Some reflectors, in the order in which they were added.
+    Reflectors {
+        /// As they stand now.
+        reflectors: Vec<ReflectView>,
         /// Whether there are more behind the last.
         more: bool,
     },

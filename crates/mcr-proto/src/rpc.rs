@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod hosts;
 mod logs;
+mod reflect;
 mod rules;
 mod stats;
 
@@ -22,6 +23,7 @@ pub use self::{
     events::{EVENT, Event, Subscribe, Subscribed},
     hosts::{InterfaceInfo, InterfaceList, WorkerInfo, WorkerList},
     logs::{LogSet, LogShown},
+    reflect::{OptionalReflect, ReflectAdded, ReflectList, ReflectParams},
     rules::{MoveParams, OptionalRule, RuleAdded, RuleInfo, RuleList, RuleParams, StateInfo, rule_ref},
     stats::{InputStats, OutputStats, RuleStats, Stats},
 };
@@ -66,6 +68,12 @@ pub mod method {
     pub const CONFIG_SAVE: &str = "config.save";
     /// Counters, all or of one rule: [`super::OptionalRule`] to [`super::Stats`].
     pub const STATS_GET: &str = "stats.get";
+    /// Add a reflector: [`crate::reflect::Reflect`] to [`super::ReflectAdded`].
+    pub const REFLECT_ADD: &str = "reflect.add";
+    /// Remove a reflector: [`super::ReflectParams`] to an empty object.
+    pub const REFLECT_REMOVE: &str = "reflect.remove";
+    /// Reflectors with their counters, all or one: [`super::OptionalReflect`] to [`super::ReflectList`].
+    pub const REFLECT_LIST: &str = "reflect.list";
     /// Workers: to [`super::WorkerList`].
     pub const WORKER_LIST: &str = "worker.list";
     /// Interfaces: to [`super::InterfaceList`].

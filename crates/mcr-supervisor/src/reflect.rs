@@ -7,10 +7,11 @@ mod config;
 mod entry;
 mod guard;
 mod run;
+pub(crate) mod set;
 mod way;
 
 pub use self::{
-    config::ConfigFault,
+    config::{ConfigFault, check},
     entry::{Report, State},
     run::{Occasion, ReflectError, ReflectOptions, run},
 };

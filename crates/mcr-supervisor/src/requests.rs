@@ -143,7 +143,10 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
         }
         Request::Ping => Ok(Reply::Done),
         // The loop carries these out itself.
-        Request::ConfigSave
+        Request::ReflectAdd(_)
+        | Request::ReflectRemove(_)
+        | Request::ReflectList { .. }
+        | Request::ConfigSave
         | Request::SettingsGet
         | Request::LogGet
         | Request::LogSet { .. }
@@ -196,7 +199,7 @@ fn workers(state: &State) -> Vec<WorkerView> {
 }
 
 /// As many items as one message carries, and whether there are more. One is always taken, so that a list gets on.
-fn page<T: Serialize>(mut items: impl Iterator<Item = T>) -> (Vec<T>, bool) {
+pub(crate) fn page<T: Serialize>(mut items: impl Iterator<Item = T>) -> (Vec<T>, bool) {
     let mut taken = Vec::new();
     let mut bytes = 0;
     for item in items.by_ref() {

@@ -3,6 +3,7 @@
 mod children;
 mod config;
 mod look;
+mod reflectors;
 
 use std::{
     collections::VecDeque,
@@ -19,6 +20,7 @@ use mcr_proto::{
     },
     plan::WorkerIndex,
 };
+use mcr_reflect::FromReflector;
 use nix::{
     sched::{CpuSet, sched_getaffinity},
     unistd::Pid,
@@ -39,6 +41,7 @@ use crate::{
     listen::{self, Listener},
     logs, network,
     options::{Options, SupervisorError, Watchdog},
+    reflect::set,
     requests::{ANSWER_WITHIN, Outcome, Waiting, handle},
     rights,
     state::State,
@@ -53,6 +56,7 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 enum Event {
     Worker(usize, ChildEvent<FromWorker>),
     Control(ChildEvent<FromControl>),
+    Reflector(set::Id, ChildEvent<FromReflector>),
     /// The configuration was written, or not, for a request of control's life `start`.
     Saved {
         start: u32,
@@ -90,6 +94,9 @@ struct Supervisor<'a> {
     listener: Listener,
     http: Option<TcpListener>,
     control: Control,
+    reflectors: set::Reflectors,
+    /// Clients that wait for a reflector to reflect: request, name, whether it is new, and until when.
+    reflect_waiting: Vec<(u64, String, bool, Instant)>,
     waiting: VecDeque<Waiting>,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
@@ -159,6 +166,8 @@ impl<'a> Supervisor<'a> {
             listener,
             http,
             control,
+            reflectors: set::Reflectors::default(),
+            reflect_waiting: Vec::new(),
             waiting,
             events,
             sender,
@@ -195,6 +204,7 @@ impl<'a> Supervisor<'a> {
             self.state.refresh_guards(self.monitor.snapshot());
             self.state.follow_routes(self.monitor.snapshot());
             self.state.reconcile();
+            self.reconcile_reflectors()?;
             self.answer_waiting();
             self.tell_events();
             self.say_ready();
@@ -244,6 +254,7 @@ impl<'a> Supervisor<'a> {
                     self.note_control(what);
                 }
             }
+            Event::Reflector(id, event) => self.reflectors.note(id, event),
             Event::Saved { start, seq, reply } => self.note_saved(start, seq, reply),
             Event::Looked { start, seqs, doctor, looked } => self.note_looked(start, seqs, doctor, looked),
         }
@@ -328,6 +339,7 @@ impl<'a> Supervisor<'a> {
                 control.start_at = Some(Instant::now() + pause);
                 // Their clients are gone with it.
                 self.waiting.clear();
+                self.reflect_waiting.clear();
                 self.state.loads.forget();
                 self.state.events.forget();
             }
@@ -370,6 +382,7 @@ impl<'a> Supervisor<'a> {
                     return;
                 }
             }
+            self.reflectors.follow(self.monitor.snapshot());
             if self.monitor.caught_up() {
                 break;
             }
@@ -392,12 +405,15 @@ impl<'a> Supervisor<'a> {
         let starts = self.state.workers.iter().filter_map(|worker| worker.start_at);
         let waits = self.waiting.iter().map(|waiting| waiting.until);
         let settle = self.state.settle_at();
+        let reflectors =
+            self.reflectors.due().into_iter().chain(self.reflect_waiting.iter().map(|waiting| waiting.3));
         starts
             .chain(self.control.start_at)
             .chain(settle)
             .chain(self.state.drain_at())
             .chain(self.retry_at)
             .chain(waits)
+            .chain(reflectors)
             .min()
     }
 

@@ -1,6 +1,6 @@
 //! Rules, workers, interfaces and inputs as they stand.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,7 @@ use super::IoChoice;
 use crate::{
     endpoint::{IfName, Output},
     plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
+    reflect::{Reflect, ReflectMode},
     rule::{Datapath, RuleId, RuleSpec},
 };
 
@@ -151,4 +152,58 @@ pub struct InputView {
     pub datapath: Datapath,
     /// Whether a socket is open for it now.
     pub open: bool,
+}
+
+/// A reflector as it stands, with its counters; also how clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReflectView {
+    /// Its name, as chosen or made.
+    pub name: String,
+    /// Its interface.
+    pub interface: IfName,
+    /// The UDP port of test packets.
+    pub port: u16,
+    /// What it exchanges.
+    pub mode: ReflectMode,
+    /// Its state.
+    pub state: RuleState,
+    /// Why it is in this state, if not active.
+    pub reason: Option<String>,
+    /// How it gets and sends frames, if it does.
+    pub platform: Option<String>,
+    /// Its process, if one runs.
+    pub pid: Option<u32>,
+    /// How often that was started again.
+    pub restarts: u32,
+    /// As it was asked for.
+    pub options: Reflect,
+    /// Frames and bytes received and reflected, and what could not be sent.
+    pub counters: BTreeMap<String, u64>,
+    /// Frames not reflected, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Frames reflected, by what they were.
+    pub signatures: BTreeMap<String, u64>,
+    /// Turn-round times, if they are measured.
+    pub latency: Option<ReflectLatency>,
+}
+
+/// Turn-round times of a reflector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReflectLatency {
+    /// How many were measured.
+    pub count: u64,
+    /// The least.
+    pub min_ns: u64,
+    /// Their mean.
+    pub mean_ns: u64,
+    /// Half were no longer.
+    pub p50_ns: u64,
+    /// Nine of ten.
+    pub p90_ns: u64,
+    /// 99 of 100.
+    pub p99_ns: u64,
+    /// 999 of 1,000.
+    pub p999_ns: u64,
+    /// The greatest.
+    pub max_ns: u64,
 }

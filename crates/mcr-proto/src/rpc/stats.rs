@@ -18,6 +18,9 @@ pub struct Stats {
     pub rules: Vec<RuleStats>,
     /// What each worker took in, per interface and data path; for one rule, those its input belongs to.
     pub inputs: Vec<InputStats>,
+    /// What each reflector did; none if one rule was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reflectors: Vec<crate::message::ReflectView>,
 }
 
 /// Counters of a rule, since it was added.

@@ -33,7 +33,10 @@ pub enum ConfigFault {
 const ANY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Whether a reflector can be as it is asked for, on an interface that has what it takes.
-pub(crate) fn check(reflect: &Reflect) -> Result<(), ConfigFault> {
+///
+/// # Errors
+/// [`ConfigFault`]: what contradicts what.
+pub fn check(reflect: &Reflect) -> Result<(), ConfigFault> {
     config(reflect, ANY_MAC, 1500).map(drop)
 }
 

@@ -121,6 +121,16 @@ impl Entry {
         })
     }
 
+    /// Its process, if one runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.pid)
+    }
+
+    /// How often its process was started again.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.starts.saturating_sub(1)
+    }
+
     /// When something is to be done that no event tells of.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.start_at
@@ -224,7 +234,9 @@ impl Entry {
 
     /// Notes why it cannot reflect.
     fn fail(&mut self, why: String, kind: io::ErrorKind) {
-        error!(interface = %self.reflect.interface, "cannot reflect: {why}");
+        if self.failed.as_ref().is_none_or(|(before, _)| *before != why) {
+            error!(interface = %self.reflect.interface, "cannot reflect: {why}");
+        }
         self.failed = Some((why, kind));
     }
 

@@ -27,6 +27,7 @@ impl Supervisor<'_> {
     pub(super) fn look_after_children(&mut self) {
         let now = Instant::now();
         self.state.go_on_searching();
+        self.reflectors.look_after(self.monitor.snapshot());
         let State { workers, events, .. } = &mut self.state;
         for worker in workers {
             if let (Some(running), Some(problem)) = (&worker.running, health::problem(worker, now)) {
@@ -113,7 +114,7 @@ impl Supervisor<'_> {
 
     /// Lets the children finish, and ends those that do not.
     pub(super) async fn stop(&mut self) {
-        let mut left = 0;
+        let mut left = self.reflectors.stop();
         for running in self.state.workers.iter().filter_map(|worker| worker.running.as_ref()) {
             let _ = running.send(&ToWorker::Stop, Vec::new());
             left += 1;
@@ -129,6 +130,9 @@ impl Supervisor<'_> {
                 Ok(Some(Event::Worker(_, event))) => {
                     left -= usize::from(matches!(event.what, Happened::Ended { .. }))
                 }
+                Ok(Some(Event::Reflector(_, event))) => {
+                    left -= usize::from(matches!(event.what, Happened::Ended { .. }))
+                }
                 Ok(Some(Event::Control(event))) => {
                     left -= usize::from(matches!(event.what, Happened::Ended { .. }))
                 }
@@ -139,6 +143,7 @@ impl Supervisor<'_> {
                     warn!("{left} children did not stop in time; killing them");
                     let workers = self.state.workers.iter().filter_map(|worker| worker.running.as_ref());
                     workers.chain(&self.control.running).for_each(Running::kill);
+                    self.reflectors.kill();
                     killed = true;
                     deadline += KILLED_WITHIN;
                 }

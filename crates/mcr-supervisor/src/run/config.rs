@@ -7,7 +7,7 @@ use nix::libc::O_NONBLOCK;
 use tracing::{error, info, warn};
 
 use super::{Event, Supervisor};
-use crate::save::write_whole;
+use crate::{reflect::set, save::write_whole};
 
 /// Messages of events that may wait for control to read them; what happens meanwhile is gathered.
 const EVENT_MESSAGES_MAX: usize = 4;
@@ -41,6 +41,20 @@ impl Supervisor<'_> {
             Request::LogSet { level, facility } => {
                 self.set_log(facility, level);
                 Reply::Log(self.options.log.levels)
+            }
+            Request::ReflectAdd(reflect) => {
+                self.add_reflector(seq, *reflect);
+                return None;
+            }
+            Request::ReflectRemove(name) => {
+                let removed = set::remove(&mut self.state.settings.reflects, &name);
+                self.reply(seq, removed.map(|()| Reply::Done));
+                return None;
+            }
+            Request::ReflectList { name, skip } => {
+                let reply = self.list_reflectors(name.as_deref(), skip);
+                self.reply(seq, reply);
+                return None;
             }
             other => return Some(other),
         };

@@ -230,6 +230,7 @@ pub(crate) fn holding(
             }
             Request::InterfaceList { .. } => Reply::Interfaces { interfaces: Vec::new(), more: false },
             Request::WorkerList => Reply::Workers(Vec::new()),
+            Request::ReflectList { .. } => Reply::Reflectors { reflectors: Vec::new(), more: false },
             _ => Reply::Done,
         }))
     }

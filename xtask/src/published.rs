@@ -43,6 +43,7 @@ pub(crate) fn package() -> anyhow::Result<()> {
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }
+    forget_unpacked(&packages)?;
     let mut publish = Command::new("cargo");
     publish.current_dir(ROOT).args(["publish", "--dry-run", "--allow-dirty", "--locked", "--quiet"]);
     for package in &packages {
@@ -95,6 +96,33 @@ pub(crate) fn api(check: bool) -> anyhow::Result<()> {
              with a line in the crate's CHANGELOG.md",
             changed.join(", ")
         ),
+    }
+    Ok(())
+}
+
+/// Removes what cargo unpacked of our packages in an earlier run: it takes the same version for the same content.
+fn forget_unpacked(packages: &[&Package]) -> anyhow::Result<()> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let Some(home) = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"))) else {
+        return Ok(());
+    };
+    for kept in ["registry/src", "registry/cache"] {
+        let Ok(registries) = fs::read_dir(home.join(kept)) else { continue };
+        for registry in registries {
+            let registry = registry.context("cannot read cargo's home")?.path();
+            for package in packages {
+                let unpacked = registry.join(format!("{}-{}", package.name, package.version));
+                if unpacked.is_dir() {
+                    fs::remove_dir_all(&unpacked)
+                        .with_context(|| format!("cannot remove {}", unpacked.display()))?;
+                }
+                let packed = unpacked.with_file_name(format!("{}-{}.crate", package.name, package.version));
+                if packed.is_file() {
+                    fs::remove_file(&packed)
+                        .with_context(|| format!("cannot remove {}", packed.display()))?;
+                }
+            }
+        }
     }
     Ok(())
 }

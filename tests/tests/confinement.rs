@@ -124,11 +124,11 @@ fn every_process_has_what_it_needs_and_nothing_else(cell: Cell, event_loop: &str
     let status = Status::of(control.pid);
     status.expect_nothing(uid, gid);
     status.expect_sets(&["CapBnd"], 0);
-    // The client of this test, the channel, the listener, and three of the event loop's own for signals.
+    // Counters of the workers and of the kernel data path. The client of this test, the channel, the listener, and three of the event loop's own for signals.
     let files = [
         ("/dev/null", 2),
         (&*log, 1),
-        ("/memfd:mcr-counters", workers.len()),
+        ("/memfd:mcr-counters", workers.len() + 1),
         ("anon_inode:[eventpoll]", 2),
         ("anon_inode:[eventfd]", 1),
         ("socket", 6),

@@ -31,11 +31,12 @@ fn lossless(ended: &Ended) -> String {
 }
 
 #[test]
-fn root_sees_the_packet_path_lose_nothing() {
+fn root_sees_it_lose_nothing() {
     let Some(()) = require::netns() else { return };
     let _lock = traffic_lock::take();
     let ended = command::run(Command::new(program("mcrd")).args(["demo", "--json", "--seconds", "2"]));
-    assert_eq!(lossless(&ended), "packet");
+    let datapath = lossless(&ended);
+    assert!(["kernel", "packet"].contains(&datapath.as_str()), "the first that the host allows: {ended:?}");
 }
 
 #[test]
@@ -77,7 +78,8 @@ fn people_get_a_table() {
     let _lock = traffic_lock::take();
     let ended = command::run(Command::new(program("mcrd")).args(["demo", "--seconds", "1"]));
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    for word in ["sent", "relayed", "lost", "239.2.2.2:6000", "packet"] {
+    for word in ["sent", "relayed", "lost", "239.2.2.2:6000"] {
         assert!(ended.stdout.contains(word), "{word}: {ended:?}");
     }
+    assert!(["kernel", "packet"].iter().any(|path| ended.stdout.contains(path)), "{ended:?}");
 }

@@ -257,10 +257,7 @@ fn rules_of_the_configuration_relay_from_the_start() {
     let daemon = Daemon::start(&line.relay, &options);
     let mut client = daemon.client();
     eventually("the rule is in place", || {
-        let workers = client.workers().unwrap();
-        workers
-            .iter()
-            .all(|worker| worker.applied_generation == worker.desired_generation && worker.rules == 1)
+        client.rules(None).unwrap().iter().any(|rule| rule.state == RuleState::Active)
     });
     let (sink, payloads) = (Sink::open(&line.sinks[0], LISTEN), source::assorted(1, false));
     Source::open(&line.source, "10.1.0.1:0", TO).send(&payloads);

@@ -140,6 +140,10 @@ fn wanted(add: &ReflectAdd) -> Result<Reflect, Failure> {
         if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             return Err(Failure::Usage(format!("{key}: no such key")));
         }
+        // A value is one line of a file; more would be keys and tables of their own.
+        if value.contains('\n') {
+            return Err(Failure::Usage(format!("{key}: its value is of one line")));
+        }
         // What is a number, true, false or a list in a file is typed so here; all else is text.
         let bare =
             value.parse::<u64>().is_ok() || matches!(value, "true" | "false") || value.starts_with('[');

@@ -1,6 +1,6 @@
 //! Reflectors of test packets: an unprivileged process each, which this one gives a socket to and starts again when it ends.
 //!
-//! [`run`] is `mcrd reflect`: one reflector in the foreground. The daemon keeps any number of [`Entry`]s beside its rules.
+//! [`run`] is `mcrd reflect`: one reflector in the foreground. The daemon keeps any number beside its rules.
 //! Neither reads a frame.
 
 mod config;

@@ -1,6 +1,6 @@
 //! A live view of the daemon in a terminal: rules by rate, drops, workers, interfaces, events.
 //!
-//! What is shown is a function of a model ([`model`]), which changes by what the daemon says and by the keys that are pressed. Around
+//! What is shown is a function of a model (`model`), which changes by what the daemon says and by the keys that are pressed. Around
 //! them is a thin shell: a thread that asks the daemon once a second, one that follows its events, and the terminal, which is given
 //! back as it was however the view ends.
 //!

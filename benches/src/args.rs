@@ -65,9 +65,24 @@ pub(crate) struct Peers {
     /// Rounds that measure cost and delay as well; rates are measured in all [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) fixed_rounds: Option<u32>,
+    /// Who makes the frames of cases with one stream, one output and no superframes
+    #[arg(long, value_enum, value_name = "SENDER", default_value_t = SenderKind::Packet)]
+    pub(crate) sender: SenderKind,
+    /// Leave what the relay receives to the sender's core instead of steering it (RPS) to the relay's
+    #[arg(long)]
+    pub(crate) no_steering: bool,
     /// Where mcrd is [default: beside this program]
     #[arg(long, value_name = "DIR")]
     pub(crate) bin_dir: Option<PathBuf>,
+}
+
+/// A kind of sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SenderKind {
+    /// A packet socket
+    Packet,
+    /// Frames that the kernel makes itself (XDP live frames): faster, and slows the other core down by its use of memory
+    Live,
 }
 
 /// A kind of measurement.

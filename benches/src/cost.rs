@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{case::Case, cores::Clock, interrupt, lab::Lab, peer::Relay, record, trial};
 
-/// Copies a second of all outputs together.
-const COPIES_PER_SECOND: f64 = 50_000.0;
+/// Copies a second of all outputs together; what socat just carries.
+const COPIES_PER_SECOND: f64 = 100_000.0;
 /// The kernel accounts idle time by ticks of 10 ms: a second and a half makes that less than 1 %.
 const DURATION_MIN: Duration = Duration::from_millis(1500);
 /// Before, so that the core is idle when the measurement begins.

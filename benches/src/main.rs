@@ -12,6 +12,7 @@
 
 mod args;
 mod baseline;
+mod bpf;
 mod case;
 mod cores;
 mod cost;

@@ -37,6 +37,10 @@ pub(crate) struct Setup {
     pub(crate) cores: usize,
     pub(crate) trial_ms: u64,
     pub(crate) quick: bool,
+    /// Receive steering (RPS) to the relay's core.
+    pub(crate) steered: bool,
+    /// Sent as XDP live frames.
+    pub(crate) live: bool,
 }
 
 /// Copies are those of all outputs together.

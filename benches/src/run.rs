@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
-    args::{Measure, Peers},
+    args::{Measure, Peers, SenderKind},
     case::Case,
     cores, cost, interrupt,
     lab::Lab,
@@ -74,9 +74,17 @@ impl<'a> Bench<'a> {
         };
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
         let mut records = Records::new(args.json.as_deref())?;
-        records.push(Record::Setup(setup(duration, args.quick)))?;
+        records.push(Record::Setup(setup(duration, args)))?;
         let (known, absent) = (HashMap::new(), HashSet::new());
-        Ok(Self { args, duration, bin_dir, lab: Lab::new()?, records, known, absent })
+        Ok(Self {
+            args,
+            duration,
+            bin_dir,
+            lab: Lab::new(args.sender, !args.no_steering)?,
+            records,
+            known,
+            absent,
+        })
     }
 
     fn rounds(&mut self) -> anyhow::Result<()> {
@@ -214,7 +222,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn setup(duration: Duration, quick: bool) -> Setup {
+fn setup(duration: Duration, args: &Peers) -> Setup {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &str| {
         cpuinfo.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(": "))
@@ -225,6 +233,8 @@ fn setup(duration: Duration, quick: bool) -> Setup {
         processor: line("model name").map_or("unknown processor", |(_, name)| name.trim()).into(),
         cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         trial_ms: duration.as_millis() as u64,
-        quick,
+        quick: args.quick,
+        steered: !args.no_steering,
+        live: args.sender == SenderKind::Live,
     }
 }

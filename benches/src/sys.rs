@@ -1,5 +1,5 @@
 //! System calls that have no safe wrapper: signal handlers, socket options that are C structures, the address of a packet
-//! socket. The only unsafe code of the program.
+//! socket. The only unsafe code of the program beside `bpf`.
 
 #![allow(unsafe_code)]
 

@@ -35,9 +35,13 @@ pub(crate) fn of(records: &[Record]) -> String {
 }
 
 fn head(setup: &Setup) -> String {
-    let Setup { version, kernel, processor, cores, trial_ms, quick } = setup;
+    let Setup { version, kernel, processor, cores, trial_ms, quick, steered, live } = setup;
     let quick = if *quick { " **A quick run: these are no numbers to quote.**" } else { "" };
-    format!("MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial.{quick}\n")
+    let live = if *live { ", XDP live frames" } else { "" };
+    let steered = if *steered { "" } else { ", without receive steering: sender and relay share a core" };
+    format!(
+        "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{steered}.{quick}\n"
+    )
 }
 
 /// Says so if the machine was not left alone.
@@ -341,6 +345,8 @@ mod tests {
             cores: 2,
             trial_ms: 500,
             quick: true,
+            steered: true,
+            live: false,
         };
         assert!(of(&[Record::Setup(setup)]).contains("no numbers to quote"));
     }

@@ -107,9 +107,8 @@ pub(crate) fn run(lab: &Lab, case: Case, rate_pps: f64, duration: Duration) -> a
     let outputs = case.outputs();
     let before = lab.frames_received(outputs)?;
     let watch = Watch::default();
-    let (socket, mac) = sender::open(&lab.line.source, case)?;
     let send = || -> anyhow::Result<_> {
-        let sent = sender::run(socket, mac, case, rate_pps, duration, &watch)?;
+        let sent = sender::run(lab, case, rate_pps, duration, &watch)?;
         thread::sleep(GRACE);
         Ok((sent, lab.frames_received(outputs)? - before))
     };

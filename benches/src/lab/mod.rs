@@ -1,8 +1,6 @@
 //! Source, relay and sinks, tuned so that all the relay costs is on one core and all that leaves it is counted.
 
 mod drop_all;
-mod netlink;
-mod offload;
 mod steering;
 
 use std::fs;
@@ -11,9 +9,8 @@ use anyhow::{Context as _, ensure};
 use mcr_lab::{Line, Namespace};
 
 pub(crate) use drop_all::DropAll;
-pub(crate) use offload::udp_segmentation;
 
-use crate::{case, cores};
+use crate::{args::SenderKind, case, cores};
 
 /// Frames that may wait for the relay's core, far above what a burst of the sender is.
 const BACKLOG_FRAMES: u32 = 30_000;
@@ -23,21 +20,25 @@ const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
 #[derive(Debug)]
 pub(crate) struct Lab {
     pub(crate) line: Line,
+    pub(crate) sender: SenderKind,
     _backlog: Backlog,
 }
 
 impl Lab {
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    /// Steered to the relay's core or, without steering, left on the core that the sender works on.
+    pub(crate) fn new(sender: SenderKind, is_steered: bool) -> anyhow::Result<Self> {
         let backlog = Backlog::raise()?;
         let line = Line::with_outputs(case::OUTPUTS_MAX)?;
         line.pin_neighbours()?;
-        steering::to_core(&line.relay, "in0", cores::RELAY)?;
+        if is_steered {
+            steering::to_core(&line.relay, "in0", cores::RELAY)?;
+        }
         for output in 0..case::OUTPUTS_MAX {
-            udp_segmentation(&line.relay, &output_name(output), false)?;
+            line.relay.set_offload(&output_name(output), "tx-udp-segmentation", false)?;
         }
         // Both are per namespace; whoever joins every group from one socket needs more than 20.
         line.relay.sysctl("net.ipv4.igmp_max_memberships", &(2 * case::STREAMS_MAX).to_string())?;
-        Ok(Self { line, _backlog: backlog })
+        Ok(Self { line, sender, _backlog: backlog })
     }
 
     /// Frames that reached the first `outputs` sinks since they exist.
@@ -146,24 +147,6 @@ mod tests {
         relay.send_to(b"seen", "10.2.0.2:6000").unwrap();
         let mut bytes = [0; 16];
         assert_eq!(sink.recv(&mut bytes).unwrap(), 4, "the first that the stack sees is the one sent after");
-    }
-
-    #[test]
-    fn without_udp_segmentation_a_superframe_leaves_as_its_datagrams() {
-        let Some(()) = mcr_lab::require::netns() else { return };
-        let line = Line::new().unwrap();
-        line.pin_neighbours().unwrap();
-        let frames = || line.sinks[0].link_stats("dst0").unwrap().rx_packets;
-        let relay = line.relay.enter(|| UdpSocket::bind("10.2.0.1:0")).unwrap();
-        nix::sys::socket::setsockopt(&relay, nix::sys::socket::sockopt::UdpGsoSegment, &100).unwrap();
-        udp_segmentation(&line.relay, "out0", false).unwrap();
-
-        let before = frames();
-        relay.send_to(&[0; 500], "10.2.0.2:6000").unwrap();
-        mcr_lab::wait_until(std::time::Duration::from_secs(5), "five frames are counted", || {
-            frames() == before + 5
-        })
-        .unwrap();
     }
 
     #[test]

@@ -1,14 +1,13 @@
-//! A sender that is faster than what it measures: frames made beforehand and handed to the interface by a packet socket, no
-//! stamps, no wait but by spinning on a core of its own.
+//! Frames handed to the interface by a packet socket: many streams in turn, superframes, or superframes that the interface cuts.
 //!
 //! To the relay they look like those of a UDP socket on a host whose network card computes checksums and cuts superframes: the
 //! virtio-net header in front of each says so (PACKET_VNET_HDR in packet(7)).
 
 use std::{
     io::IoSlice,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::SocketAddrV4,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -25,18 +24,17 @@ use nix::{
     sys::socket::{MsgFlags, MultiHeaders, sendmmsg, setsockopt, sockopt},
 };
 
-use crate::{case::Case, cores, lab, sys};
+use super::{IFNAME, SOURCE, Sent, Watch};
+use crate::{case::Case, sys};
 
 /// Messages that one system call hands over when the schedule is behind.
 const BATCH_MAX: usize = 32;
 /// Messages go in bursts of what is due in this time: a source on a busy machine sends no more evenly, and a sender that
 /// woke the other core for each datagram would be slower than some relays.
-const BURST_SECONDS: f64 = 50e-6;
+const BURST: Duration = Duration::from_micros(50);
 /// A superframe holds at most this many bytes, and datagrams (UDP_MAX_SEGMENTS before Linux 6.9).
 const SUPERFRAME_BYTES_MAX: usize = 65_000;
 const SUPERFRAME_DATAGRAMS_MAX: usize = 64;
-const SOURCE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 5000);
-const IFNAME: &str = "src0";
 
 // linux/virtio_net.h
 const VNET_BYTES: usize = 10;
@@ -48,72 +46,20 @@ const HEAD_BYTES: usize = VNET_BYTES + ETHERNET_BYTES + IPV4_BYTES + 8;
 /// Of the checksum in a UDP header.
 const CHECKSUM_OFFSET: u16 = 6;
 
-/// How the run is seen, and ended, from outside.
-#[derive(Debug, Default)]
-pub(crate) struct Watch {
-    pub(crate) stop: AtomicBool,
-    /// Datagrams handed over so far.
-    pub(crate) sent: AtomicU64,
-}
-
-/// What was sent.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Sent {
-    pub(crate) datagrams: u64,
-    pub(crate) seconds: f64,
-}
-
-/// Sends the streams of a case in turn at `rate_pps` for `duration`, or less if it falls behind. Runs in the calling thread,
-/// which is pinned to the sender's core.
-pub(crate) fn run(
-    socket: OwnedFd,
-    mac: [u8; 6],
-    case: Case,
-    rate_pps: f64,
-    duration: Duration,
-    watch: &Watch,
-) -> anyhow::Result<Sent> {
-    cores::pin(cores::SENDER)?;
-    let mut sender = Sender::new(socket, mac, case, per_message(case, rate_pps))?;
-    let messages = (rate_pps * duration.as_secs_f64() / sender.per_message as f64).ceil() as u64;
-    let messages_pps = rate_pps / sender.per_message as f64;
-    let burst = ((messages_pps * BURST_SECONDS) as u64).clamp(1, BATCH_MAX as u64);
-    let started = Instant::now();
-    let mut done = 0;
-    while done < messages && !watch.stop.load(Relaxed) {
-        let elapsed = started.elapsed();
-        if elapsed >= duration {
-            break;
-        }
-        let due = ((elapsed.as_secs_f64() * messages_pps) as u64 + 1).min(messages);
-        if due < messages.min(done + burst) {
-            std::hint::spin_loop();
-            continue;
-        }
-        done += sender.send(done, (due - done) as usize)?;
-        watch.sent.store(done * sender.per_message as u64, Relaxed);
-    }
-    // The last message has its interval after it.
-    let seconds = started.elapsed().as_secs_f64().max(done as f64 / messages_pps);
-    Ok(Sent { datagrams: done * sender.per_message as u64, seconds })
-}
-
 /// Datagrams that one message of a case carries. Where they are not to arrive as one superframe, but are of one stream, they
 /// are the burst of what is due, which the interface cuts into frames: a sender of single frames is slower than some relays.
 fn per_message(case: Case, rate_pps: f64) -> usize {
     let largest = (SUPERFRAME_BYTES_MAX / case.payload_bytes()).min(SUPERFRAME_DATAGRAMS_MAX);
     match (case.superframes(), case.streams()) {
         (true, _) => largest,
-        (false, 1) => ((rate_pps * BURST_SECONDS) as usize).clamp(1, BATCH_MAX.min(largest)),
+        (false, 1) => ((rate_pps * BURST.as_secs_f64()) as usize).clamp(1, BATCH_MAX.min(largest)),
         (false, _) => 1,
     }
 }
 
-/// A packet socket that sends by the source's interface, and that interface's address. Whether superframes leave it whole is the
-/// case's affair.
-pub(crate) fn open(source: &Namespace, case: Case) -> anyhow::Result<(OwnedFd, [u8; 6])> {
+/// A packet socket that sends by the source's interface, and that interface's address.
+fn open(source: &Namespace, case: Case) -> anyhow::Result<(OwnedFd, [u8; 6])> {
     let link = source.link(IFNAME)?;
-    lab::udp_segmentation(source, IFNAME, case.superframes())?;
     let socket =
         source.try_enter(|| sys::packet_sender(link.index))?.context("cannot open a packet socket")?;
     setsockopt(&socket, sockopt::SndBufForce, &(8 << 20))?;
@@ -126,7 +72,39 @@ pub(crate) fn open(source: &Namespace, case: Case) -> anyhow::Result<(OwnedFd, [
     Ok((socket, link.mac.context("the source's interface has no address")?))
 }
 
-struct Sender {
+pub(super) fn run(
+    source: &Namespace,
+    case: Case,
+    rate_pps: f64,
+    duration: Duration,
+    watch: &Watch,
+) -> anyhow::Result<Sent> {
+    let mut packet = Packet::new(source, case, rate_pps)?;
+    let per_message = packet.per_message as u64;
+    let messages_pps = rate_pps / per_message as f64;
+    let messages = (messages_pps * duration.as_secs_f64()).ceil() as u64;
+    let burst = ((messages_pps * BURST.as_secs_f64()) as u64).clamp(1, BATCH_MAX as u64);
+    let started = Instant::now();
+    let mut done = 0;
+    while done < messages && !watch.stop.load(Relaxed) {
+        let elapsed = started.elapsed();
+        if elapsed >= duration {
+            break;
+        }
+        let due = ((elapsed.as_secs_f64() * messages_pps) as u64 + 1).min(messages);
+        if due < messages.min(done + burst) {
+            std::hint::spin_loop();
+            continue;
+        }
+        done += packet.send(done, due - done)?;
+        watch.sent.store(done * per_message, Relaxed);
+    }
+    // The last message has its interval after it.
+    let seconds = started.elapsed().as_secs_f64().max(done as f64 / messages_pps);
+    Ok(Sent { datagrams: done * per_message, seconds })
+}
+
+struct Packet {
     socket: OwnedFd,
     per_message: usize,
     payload: Vec<u8>,
@@ -134,8 +112,10 @@ struct Sender {
     headers: MultiHeaders<()>,
 }
 
-impl Sender {
-    fn new(socket: OwnedFd, mac: [u8; 6], case: Case, per_message: usize) -> anyhow::Result<Self> {
+impl Packet {
+    fn new(source: &Namespace, case: Case, rate_pps: f64) -> anyhow::Result<Self> {
+        let (socket, mac) = open(source, case)?;
+        let per_message = per_message(case, rate_pps);
         let payload = vec![0; per_message * case.payload_bytes()];
         let segment_bytes = (per_message > 1).then_some(case.payload_bytes() as u16);
         let head = |group| head(mac, group, &payload, segment_bytes);
@@ -144,8 +124,8 @@ impl Sender {
     }
 
     /// Hands over at most `messages`, of which the first is number `first` of all; says how many are done with.
-    fn send(&mut self, first: u64, messages: usize) -> anyhow::Result<u64> {
-        let messages = messages.min(if self.per_message > 1 { 1 } else { BATCH_MAX });
+    fn send(&mut self, first: u64, messages: u64) -> anyhow::Result<u64> {
+        let messages = (messages as usize).min(if self.per_message > 1 { 1 } else { BATCH_MAX });
         let streams = self.heads.len();
         let first = (first % streams as u64) as usize;
         let slices: [[IoSlice<'_>; 2]; BATCH_MAX] = std::array::from_fn(|at| {
@@ -190,8 +170,6 @@ fn head(
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
-
     use super::*;
 
     #[test]
@@ -210,8 +188,8 @@ mod tests {
     fn an_interface_without_segmentation_sends_a_message_as_frames() {
         let Some(()) = mcr_lab::require::netns() else { return };
         let line = mcr_lab::Line::new().unwrap();
-        let (socket, mac) = open(&line.source, Case::One).unwrap();
-        let mut sender = Sender::new(socket, mac, Case::One, 32).unwrap();
+        line.source.set_offload(IFNAME, "tx-udp-segmentation", false).unwrap();
+        let mut sender = Packet::new(&line.source, Case::FanOut, 1e9).unwrap();
         let frames = || line.relay.link_stats("in0").unwrap().rx_packets;
         let before = frames();
         assert_eq!(sender.send(0, 1).unwrap(), 1);
@@ -219,21 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_arrives_at_a_socket_with_its_boundaries_and_a_checksum_that_holds() {
+    fn superframes_arrive_at_a_socket_with_their_boundaries_and_a_checksum_that_holds() {
         let Some(()) = mcr_lab::require::netns() else { return };
         let line = mcr_lab::Line::new().unwrap();
-        for case in [Case::Small, Case::Superframes] {
-            let receiver = line.relay.enter(|| UdpSocket::bind(case.inputs()[0])).unwrap();
-            receiver.join_multicast_v4(case.inputs()[0].ip(), &Ipv4Addr::new(10, 1, 0, 2)).unwrap();
-            receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let (socket, mac) = open(&line.source, case).unwrap();
-            let mut sender = Sender::new(socket, mac, case, per_message(case, 1.0)).unwrap();
-            assert_eq!(sender.send(0, 1).unwrap(), 1);
-            let mut bytes = [0; 2048];
-            for _ in 0..sender.per_message {
-                let (length, from) = receiver.recv_from(&mut bytes).unwrap();
-                assert_eq!((length, from), (case.payload_bytes(), SOURCE.into()));
-            }
-        }
+        let mut sender = Packet::new(&line.source, Case::Superframes, 1.0).unwrap();
+        let datagrams = sender.per_message;
+        crate::sender::arrives(&line, Case::Superframes, datagrams, || {
+            assert_eq!(sender.send(0, 1).unwrap(), 1)
+        });
     }
 }

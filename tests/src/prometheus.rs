@@ -117,6 +117,9 @@ const UNITS: [(&str, &str); 9] = [
     ("ms", "seconds"),
 ];
 
+/// What a histogram's samples end in.
+const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
+
 /// What `promtool check metrics` would complain of, and what it takes for granted.
 pub fn faults(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
@@ -136,7 +139,9 @@ pub fn faults(text: &str) -> Vec<String> {
             }
         } else if let Some((labelled, value)) = line.rsplit_once(' ') {
             let name = labelled.split('{').next().unwrap_or_default();
-            if name != open {
+            let is_part = types.get(&open).is_some_and(|kind| kind == "histogram")
+                && PARTS.iter().any(|part| name.strip_suffix(part) == Some(&open));
+            if name != open && !is_part {
                 faults.push(format!("{name}: a sample outside of its family"));
             }
             if !series.insert(labelled.to_owned()) {
@@ -170,10 +175,7 @@ fn name_faults(name: &str, kind: &str) -> Vec<String> {
     if !matches!(kind, "counter" | "gauge" | "histogram" | "summary") {
         faults.push(format!("{name}: {kind} is no type"));
     }
-    if kind != "histogram"
-        && kind != "summary"
-        && ["_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end))
-    {
+    if kind != "histogram" && kind != "summary" && PARTS.iter().any(|end| name.ends_with(end)) {
         faults.push(format!("{name}: ends like a part of a histogram"));
     }
     if parts[0] != "mcr" || name.chars().any(|c| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_') {
@@ -219,7 +221,10 @@ mod tests {
         let good = "# HELP mcr_a_total A.\n# TYPE mcr_a_total counter\nmcr_a_total{x=\"1\"} 1\nmcr_a_total{x=\"2\"} 1\n";
         assert_eq!(faults(good), Vec::<String>::new());
         assert!((Metrics::read(good).sum("mcr_a_total") - 2.0).abs() < 1e-9);
+        let histogram = "# HELP mcr_a A.\n# TYPE mcr_a histogram\nmcr_a_bucket{le=\"+Inf\"} 1\nmcr_a_sum 1\nmcr_a_count 1\n";
+        assert_eq!(faults(histogram), Vec::<String>::new());
         for bad in [
+            "# HELP mcr_a A.\n# TYPE mcr_a gauge\nmcr_a_sum 1\n",
             "# HELP mcr_a A.\n# TYPE mcr_a counter\nmcr_a 1\n",
             "# HELP mcr_a_total A.\n# TYPE mcr_a_total gauge\nmcr_a_total 1\n",
             "# TYPE mcr_a gauge\nmcr_a 1\n",

@@ -56,6 +56,14 @@ fn metrics_are_the_counters_to_the_last_datagram() {
     same("mcr_rule_datagrams_total{rule=\"plain\"}", 500);
     same("mcr_rule_bytes_total{rule=\"plain\"}", 500 * 700);
     same("mcr_rule_flows_total{rule=\"plain\"}", 1);
+    assert!(metrics.value("mcr_rule_latency_seconds_sum{rule=\"plain\"}") > 0.0);
+    assert!(metrics.value("mcr_rule_gap_max_seconds{rule=\"plain\"}") > 0.0);
+    eventually("all are timed", || {
+        let metrics = Metrics::read(&http::get(&bed.line.relay, "/metrics").body);
+        let timed = |rule: &str| metrics.value(&format!("mcr_rule_latency_seconds_count{{rule=\"{rule}\"}}"));
+        // 300 datagrams matched, whether they were sent or over the rate.
+        timed("plain") == 500.0 && timed("capped") == 300.0
+    });
     same("mcr_rules{state=\"active\"}", 2);
     same("mcr_output_copies_total{rule=\"plain\",output=\"10.3.0.2:7000\"}", 500);
     let capped = law::rule(&stats, "capped");

@@ -134,7 +134,9 @@ pub(crate) enum Verb {
     #[command(
         after_help = "Examples:\n  mcrctl stats\n  mcrctl stats studio-video\n  mcrctl stats --watch\n  \
         mcrctl --json stats --watch | jq '.rules[0].rate_pps'\n\n\
-        PPS and BIT/S are averages over the last second. Drops are shown by reason, where there are any."
+        PPS and BIT/S are averages over the last second, MEAN PPS since the first datagram. Drops are shown by reason, where there\n\
+        are any. LAST is how long ago the last datagram came, GAP the longest time between two, JITTER how much that time varies\n\
+        (RFC 3550), P50 and P99 what half and 99 % of the datagrams took at most from reception to their last copy's departure."
     )]
     Stats {
         /// Name or id; without one, all rules

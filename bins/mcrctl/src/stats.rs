@@ -16,7 +16,7 @@ use crate::{
         Column::{Number, Text},
         write_table,
     },
-    text::{bytes, human},
+    text::{bytes, duration, human, or_dash},
 };
 
 pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
@@ -35,6 +35,21 @@ pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
             .iter()
             .flat_map(|rule| std::iter::once(rule_row(rule)).chain(rule.outputs.iter().map(output_row)));
         write_table(out, &columns, rows.collect())?;
+    }
+    let seen: Vec<_> = stats.rules.iter().filter(|rule| rule.idle_ns.is_some()).map(timing_row).collect();
+    if !seen.is_empty() {
+        let columns = [
+            Text("RULE"),
+            Number("LAST"),
+            Number("GAP"),
+            Number("JITTER"),
+            Number("P50"),
+            Number("P99"),
+            Number("MEAN PPS"),
+            Number("FLOWS"),
+        ];
+        writeln!(out)?;
+        write_table(out, &columns, seen)?;
     }
     if !stats.rules.is_empty() && !stats.inputs.is_empty() {
         writeln!(out)?;
@@ -70,6 +85,20 @@ fn rule_row(rule: &RuleStats) -> Vec<String> {
         human(rule.rate_bps),
         // What a rule takes it hands to its outputs, all of it.
         String::new(),
+    ]
+}
+
+fn timing_row(rule: &RuleStats) -> Vec<String> {
+    let latency = rule.latency.as_ref();
+    vec![
+        rule.name.to_string(),
+        or_dash(rule.idle_ns.map(duration)),
+        or_dash(rule.gap_max_ns.map(duration)),
+        or_dash(rule.jitter_ns.map(duration)),
+        or_dash(latency.map(|latency| duration(latency.p50_ns))),
+        or_dash(latency.map(|latency| duration(latency.p99_ns))),
+        human(rule.mean_pps),
+        rule.flows.to_string(),
     ]
 }
 
@@ -153,10 +182,23 @@ mod tests {
                 state: mcr_proto::message::RuleState::Unresolved,
                 datagrams: 12_345_678,
                 bytes: 17_283_949_200,
-                last_seen_ns: None,
+                last_seen_ns: Some(1),
+                idle_ns: Some(3_200_000_000),
+                gap_max_ns: Some(86_400_000_000_000),
+                jitter_ns: Some(999),
                 flows: 1,
                 rate_pps: 250_000.0,
                 rate_bps: 2.8e9,
+                mean_pps: 1234.5,
+                mean_bps: 1e7,
+                latency: Some(mcr_proto::rpc::Latency {
+                    datagrams: 12_345_678,
+                    mean_ns: 12_000,
+                    p50_ns: 10_240,
+                    p90_ns: 20_480,
+                    p99_ns: 1_310_720,
+                    p999_ns: u64::MAX,
+                }),
                 outputs: vec![output("239.2.2.2:6000@eth1,ttl=16"), output("10.100.0.2:6000")],
             }],
             inputs: vec![InputStats {
@@ -183,5 +225,8 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("fragment"), "{text}");
+        let timing = text.lines().find(|line| line.contains("10.2us")).expect("the rule's times");
+        let cells: Vec<_> = timing.split_whitespace().collect();
+        assert_eq!(cells, ["studio-video", "3.20s", "24.0h", "999ns", "10.2us", "1.31ms", "1.23k", "1"]);
     }
 }

@@ -4,6 +4,29 @@ pub(crate) use mcr_top::human;
 
 use mcr_proto::message::{IoChoice, RuleState, WorkerState};
 
+/// A time, as `999ns`, `1.25ms`, `3.20s` or `26.5h`.
+pub(crate) fn duration(ns: u64) -> String {
+    const UNITS: [(&str, f64, f64); 6] = [
+        ("ns", 1.0, 1e3),
+        ("us", 1e3, 1e6),
+        ("ms", 1e6, 1e9),
+        ("s", 1e9, 100e9),
+        ("min", 60e9, 6_000e9),
+        ("h", 3_600e9, f64::INFINITY),
+    ];
+    let value = ns as f64;
+    let (unit, size, _) = UNITS.into_iter().find(|(.., end)| value < *end).unwrap_or(UNITS[5]);
+    let value = value / size;
+    let decimals = if unit == "ns" || value >= 99.95 {
+        0
+    } else if value < 9.995 {
+        2
+    } else {
+        1
+    };
+    format!("{value:.decimals$}{unit}")
+}
+
 /// Bytes, as `1.40MB`.
 pub(crate) fn bytes(count: u64) -> String {
     format!("{}B", human(count as f64))
@@ -59,6 +82,22 @@ mod tests {
     #[test]
     fn bytes_have_three_digits_and_a_unit() {
         assert_eq!(bytes(1400), "1.40kB");
+    }
+
+    #[test]
+    fn times_have_three_digits_and_a_unit() {
+        for (ns, want) in [
+            (0, "0ns"),
+            (999, "999ns"),
+            (1_000, "1.00us"),
+            (12_340, "12.3us"),
+            (1_310_720, "1.31ms"),
+            (59_940_000_000, "59.9s"),
+            (120_000_000_000, "2.00min"),
+            (86_400_000_000_000, "24.0h"),
+        ] {
+            assert_eq!(duration(ns), want);
+        }
     }
 
     #[test]

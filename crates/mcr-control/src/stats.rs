@@ -6,11 +6,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mcr_metrics::{INPUT_SLOTS, OUTPUT_SLOTS, RULE_SLOTS, Segment, sum_output, sum_rule};
+use mcr_metrics::{
+    INPUT_SLOTS, OUTPUT_SLOTS, RULE_SLOTS, RuleSum, Segment, sum_latency, sum_output, sum_rule,
+};
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     message::{Fault, InputView, OutputView, RuleRef, RuleView},
-    rpc::{InputStats, OutputStats, RuleStats, Stats},
+    plan::RuleSlot,
+    rpc::{InputStats, Latency, OutputStats, RuleStats, Stats},
     rule::Datapath,
 };
 use nix::errno::Errno;
@@ -37,9 +40,10 @@ pub(crate) async fn stats(
     check(&rules, &inputs, segments.len())?;
     sampler.prepare(&places(&rules, &inputs), rule.is_none()).await;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time_ns = u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX);
     Ok(Stats {
-        time_ns: u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX),
-        rules: rules.into_iter().map(|rule| rule_stats(rule, segments, sampler)).collect(),
+        time_ns,
+        rules: rules.into_iter().map(|rule| rule_stats(rule, segments, sampler, time_ns)).collect(),
         inputs: inputs.into_iter().map(|input| input_stats(&input, segments, sampler)).collect(),
         reflectors,
     })
@@ -73,9 +77,10 @@ fn places(rules: &[RuleView], inputs: &[InputView]) -> Vec<Place> {
     inputs.chain(rules).collect()
 }
 
-fn rule_stats(rule: RuleView, segments: &[Segment], sampler: &Sampler) -> RuleStats {
+fn rule_stats(rule: RuleView, segments: &[Segment], sampler: &Sampler, now_ns: u64) -> RuleStats {
     let sum = sum_rule(segments, rule.slot);
     let rate = sampler.rate(Place::Rule(rule.slot));
+    let mean = |count: u64| per_second(count, &sum, now_ns);
     RuleStats {
         id: rule.id,
         name: view::name(rule.id, rule.spec.name),
@@ -83,11 +88,37 @@ fn rule_stats(rule: RuleView, segments: &[Segment], sampler: &Sampler) -> RuleSt
         datagrams: sum.datagrams,
         bytes: sum.bytes,
         last_seen_ns: Some(sum.last_seen_ns).filter(|time| *time != 0),
+        idle_ns: (sum.last_seen_ns != 0).then(|| now_ns.saturating_sub(sum.last_seen_ns)),
+        gap_max_ns: (sum.datagrams > 1).then_some(sum.gap_max_ns),
+        jitter_ns: (sum.datagrams > 2).then_some(sum.jitter_ns),
         flows: sum.flows,
         rate_pps: rate.datagrams,
         rate_bps: rate.bits,
+        mean_pps: mean(sum.datagrams),
+        mean_bps: mean(sum.bytes.saturating_mul(8)),
+        latency: latency(segments, rule.slot),
         outputs: rule.outputs.iter().map(|output| output_stats(output, segments, sampler)).collect(),
     }
+}
+
+/// Since the rule's first datagram.
+fn per_second(count: u64, sum: &RuleSum, now_ns: u64) -> f64 {
+    let ns = now_ns.saturating_sub(sum.first_seen_ns);
+    // A fraction of a second would make a rate of one datagram's worth absurdly high.
+    if sum.first_seen_ns == 0 { 0.0 } else { count as f64 * 1e9 / ns.max(1_000_000_000) as f64 }
+}
+
+fn latency(segments: &[Segment], slot: RuleSlot) -> Option<Latency> {
+    let sum = sum_latency(segments, slot);
+    let datagrams = sum.datagrams();
+    Some(Latency {
+        datagrams,
+        mean_ns: sum.sum_ns().checked_div(datagrams)?,
+        p50_ns: sum.quantile_ns(0.5)?,
+        p90_ns: sum.quantile_ns(0.9)?,
+        p99_ns: sum.quantile_ns(0.99)?,
+        p999_ns: sum.quantile_ns(0.999)?,
+    })
 }
 
 fn output_stats(output: &OutputView, segments: &[Segment], sampler: &Sampler) -> OutputStats {

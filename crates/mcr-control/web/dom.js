@@ -69,6 +69,13 @@ export const pps = (value) => scaled(value, ["/s", "k/s", "M/s", "G/s"]).join(" 
 export const bits = (value) => scaled(value, ["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"]).join(" ");
 export const short = (value) => scaled(value, ["", "k", "M", "G", "T"]).join("");
 
+/** A time that something took, in nanoseconds. */
+export function time(ns) {
+  if (ns == null) return "none yet";
+  const [size, unit] = [[1e3, "ns"], [1e6, "µs"], [1e9, "ms"], [Infinity, "s"]].find(([end]) => ns < end);
+  return `${(ns / (unit === "s" ? 1e9 : size / 1e3)).toLocaleString("en", { maximumSignificantDigits: 3 })} ${unit}`;
+}
+
 export function ago(seconds) {
   if (seconds < 1.5) return "now";
   if (seconds < 90) return `${Math.round(seconds)} s ago`;

@@ -1,6 +1,6 @@
 // The tables. A view is {name, title, items(), key(item), make(item), update(element, item), empty, columns}: to show something more,
 // add one to VIEWS.
-import { ago, bits, count, el, keyed, mark, pps, put, short, sum } from "./dom.js";
+import { ago, bits, count, el, keyed, mark, pps, put, short, sum, time } from "./dom.js";
 import { spark } from "./chart.js";
 import { state, unlocked } from "./data.js";
 
@@ -84,7 +84,9 @@ function outputs(detail, rule) {
   reason.hidden = !rule.reason;
   const seen = rule.counts.last_seen_ns ? ago((state.time - rule.counts.last_seen_ns) / 1e9) : "never";
   const shown = [["Path", rule.datapath ? `${rule.datapath}: ${rule.datapath_reason}` : "none"], ["Worker", rule.worker],
-    ["Datagrams", count(rule.counts.datagrams)], ["Bytes", count(rule.counts.bytes)], ["Flows", count(rule.counts.flows)], ["Last datagram", seen]];
+    ["Datagrams", count(rule.counts.datagrams)], ["Bytes", count(rule.counts.bytes)], ["Flows", count(rule.counts.flows)], ["Last datagram", seen],
+    ["Longest gap", time(rule.counts.gap_max_ns)], ["Jitter", time(rule.counts.jitter_ns)], ["Latency, median", time(rule.counts.latency?.p50_ns)],
+    ["Latency, 99 %", time(rule.counts.latency?.p99_ns)], ["Mean rate", pps(rule.counts.mean_pps ?? 0)]];
   keyed(facts, shown, ([name]) => name, ([name]) => el("div", {}, el("dt", {}, name), el("dd")), (fact, [, value]) => put(fact.lastElementChild, value));
   keyed(table, rule.outputs, (output) => output.output,
     () => el("div.output", { role: "row" }, cell("to mono", "Output"), cell("out num", "Copies", el("b"), el("small")), cell("reasons", "Drops"), cell("why", "")),

@@ -1,8 +1,10 @@
-//! What lies where in a segment: one header page, then three tables of equal rows.
+//! What lies where in a segment: one header page, then tables of equal rows.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use mcr_proto::counters::{InputDrop, OutputDrop};
+
+use crate::LatencyCounters;
 
 /// Inputs a worker can have: one for each interface and data path.
 pub const INPUT_SLOTS: usize = 1024;
@@ -81,9 +83,9 @@ impl InputCounters {
     }
 }
 
-/// Counters of one rule.
+/// Counters of one rule: one line of the cache.
 #[derive(Debug)]
-#[repr(C, align(32))]
+#[repr(C, align(64))]
 pub struct RuleCounters {
     /// Datagrams that matched.
     pub datagrams: Counter,
@@ -93,6 +95,59 @@ pub struct RuleCounters {
     pub last_seen_ns: Counter,
     /// Different flows.
     pub flows: Counter,
+    /// When the first one came, in nanoseconds since 1970.
+    pub first_seen_ns: Counter,
+    /// The longest time between two arrivals, in nanoseconds.
+    pub gap_max_ns: Counter,
+    /// Sixteen times the jitter, in nanoseconds: RFC 3550, A.8 keeps it so.
+    pub jitter_16_ns: Counter,
+    /// The time between the last two arrivals and 1, in nanoseconds; 0 if there was one arrival only, [`NO_ARRIVAL`] if the
+    /// next one follows none.
+    pub interval_ns: Counter,
+}
+
+/// What [`RuleCounters::interval_ns`] says after a pause that is no gap.
+const NO_ARRIVAL: u64 = u64::MAX;
+
+impl RuleCounters {
+    /// Counts datagrams that came together at `now_ns`, nanoseconds since 1970; for the one writer.
+    #[inline]
+    pub fn arrived(&self, datagrams: u64, bytes: u64, now_ns: u64) {
+        self.datagrams.add(datagrams);
+        self.bytes.add(bytes);
+        let (before_ns, interval) = (self.last_seen_ns.get(), self.interval_ns.get());
+        self.last_seen_ns.set(now_ns);
+        if before_ns == 0 || interval == NO_ARRIVAL {
+            return self.begin(before_ns, now_ns);
+        }
+        // A clock that is set back gives no gap.
+        let gap = now_ns.saturating_sub(before_ns);
+        if gap > self.gap_max_ns.get() {
+            self.gap_max_ns.set(gap);
+        }
+        if interval != 0 {
+            // RFC 3550, A.8; without time stamps of the sender, an interval is compared with the one before.
+            let jitter = self.jitter_16_ns.get();
+            let change = gap.abs_diff(interval - 1);
+            self.jitter_16_ns.set(jitter.saturating_sub((jitter + 8) >> 4).saturating_add(change));
+        }
+        self.interval_ns.set(gap + 1);
+    }
+
+    #[cold]
+    fn begin(&self, before_ns: u64, now_ns: u64) {
+        if before_ns == 0 {
+            self.first_seen_ns.set(now_ns);
+        }
+        self.interval_ns.set(0);
+    }
+
+    /// Notes that the worker gives the rule up: until it has it again there is no gap. For the one writer.
+    pub fn given_up(&self) {
+        if self.last_seen_ns.get() != 0 {
+            self.interval_ns.set(NO_ARRIVAL);
+        }
+    }
 }
 
 /// Counters of one output.
@@ -155,6 +210,7 @@ pub(crate) struct Layout {
     pub(crate) inputs: [InputCounters; INPUT_SLOTS],
     pub(crate) rules: [RuleCounters; RULE_SLOTS],
     pub(crate) outputs: [OutputCounters; OUTPUT_SLOTS],
+    pub(crate) latencies: [LatencyCounters; RULE_SLOTS],
 }
 
 /// Size of a segment in bytes. Pages that were never written take no memory.
@@ -162,11 +218,61 @@ pub const SEGMENT_BYTES: usize = size_of::<Layout>();
 
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"MCRCOUNT");
 /// Changes with every size in the layout, so that two builds that disagree refuse each other.
-pub(crate) const LAYOUT: u64 = 1 << 48 | SEGMENT_BYTES as u64;
+pub(crate) const LAYOUT: u64 = 2 << 48 | SEGMENT_BYTES as u64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rule() -> RuleCounters {
+        RuleCounters {
+            datagrams: Counter::default(),
+            bytes: Counter::default(),
+            last_seen_ns: Counter::default(),
+            flows: Counter::default(),
+            first_seen_ns: Counter::default(),
+            gap_max_ns: Counter::default(),
+            jitter_16_ns: Counter::default(),
+            interval_ns: Counter::default(),
+        }
+    }
+
+    #[test]
+    fn the_longest_gap_is_between_two_arrivals_and_not_where_the_rule_was_elsewhere() {
+        let rule = rule();
+        rule.given_up();
+        for now_ns in [1_000, 1_500, 3_000, 3_100] {
+            rule.arrived(1, 10, now_ns);
+        }
+        assert_eq!((rule.gap_max_ns.get(), rule.first_seen_ns.get()), (1_500, 1_000));
+        rule.given_up();
+        rule.arrived(2, 20, 1_000_000);
+        assert_eq!((rule.gap_max_ns.get(), rule.first_seen_ns.get()), (1_500, 1_000));
+        rule.arrived(1, 10, 1_002_000);
+        assert_eq!((rule.gap_max_ns.get(), rule.last_seen_ns.get()), (2_000, 1_002_000));
+        rule.arrived(1, 10, 900_000);
+        assert_eq!((rule.gap_max_ns.get(), rule.datagrams.get(), rule.bytes.get()), (2_000, 8, 80));
+    }
+
+    #[test]
+    fn jitter_is_that_of_rfc_3550() {
+        let steady = rule();
+        (1..=100).for_each(|n| steady.arrived(1, 1, n * 1_000));
+        assert_eq!(steady.jitter_16_ns.get(), 0);
+        let (uneven, mut now_ns, mut want) = (rule(), 5, 0.0_f64);
+        let gaps = [0, 100, 2_000, 0, 0, 50, 1_000_000, 1_000_000, 3];
+        let mut before = None;
+        uneven.arrived(1, 1, now_ns);
+        for gap in gaps.into_iter().cycle().take(900) {
+            now_ns += gap;
+            uneven.arrived(1, 1, now_ns);
+            if let Some(before) = before.replace(gap) {
+                want += (gap.abs_diff(before) as f64 - want) / 16.0;
+            }
+        }
+        let got = (uneven.jitter_16_ns.get() >> 4) as f64;
+        assert!((got - want).abs() <= 2.0, "{got} for {want}");
+    }
 
     #[test]
     fn errors_beyond_the_places_are_counted_together() {

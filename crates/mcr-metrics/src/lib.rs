@@ -10,11 +10,13 @@
 //!
 //! What is not here: who has which slot (the supervisor), rates and names (control).
 
+mod latency;
 mod layout;
 mod numbers;
 pub mod prometheus;
 mod segment;
 
+pub use latency::{LATENCY_BUCKETS, LatencyCounters, LatencySum};
 pub use layout::{
     Counter, Header, INPUT_SLOTS, InputCounters, OUTPUT_SLOTS, OutputCounters, RULE_SLOTS, RuleCounters,
     SEGMENT_BYTES, SendErrors,
@@ -35,6 +37,12 @@ pub struct RuleSum {
     pub last_seen_ns: u64,
     /// Different flows.
     pub flows: u64,
+    /// When the first one came, in nanoseconds since 1970; 0 if none did.
+    pub first_seen_ns: u64,
+    /// The longest time between two arrivals, in nanoseconds; 0 before the second.
+    pub gap_max_ns: u64,
+    /// How much the time between arrivals varies, in nanoseconds, as in RFC 3550; where the rule was seen last.
+    pub jitter_ns: u64,
 }
 
 /// What an output sent and dropped, over all workers.
@@ -54,13 +62,27 @@ pub struct OutputSum {
 pub fn sum_rule(segments: &[Segment], slot: RuleSlot) -> RuleSum {
     segments.iter().fold(RuleSum::default(), |sum, segment| {
         let counters = segment.rule(slot);
+        let (last, first) = (counters.last_seen_ns.get(), counters.first_seen_ns.get());
         RuleSum {
             datagrams: sum.datagrams + counters.datagrams.get(),
             bytes: sum.bytes + counters.bytes.get(),
-            last_seen_ns: sum.last_seen_ns.max(counters.last_seen_ns.get()),
+            last_seen_ns: sum.last_seen_ns.max(last),
             flows: sum.flows + counters.flows.get(),
+            first_seen_ns: [sum.first_seen_ns, first].into_iter().filter(|ns| *ns != 0).min().unwrap_or(0),
+            gap_max_ns: sum.gap_max_ns.max(counters.gap_max_ns.get()),
+            jitter_ns: if last > sum.last_seen_ns { counters.jitter_16_ns.get() >> 4 } else { sum.jitter_ns },
         }
     })
+}
+
+/// Sums a rule's latencies over `segments`.
+pub fn sum_latency(segments: &[Segment], slot: RuleSlot) -> LatencySum {
+    let mut sum = LatencySum::default();
+    // Looking at pages that were never written would take memory for them.
+    for segment in segments.iter().filter(|segment| segment.rule(slot).datagrams.get() > 0) {
+        sum.take_in(segment.latency(slot));
+    }
+    sum
 }
 
 /// Sums an output's counters over `segments`.

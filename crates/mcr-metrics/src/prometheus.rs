@@ -15,6 +15,8 @@ pub enum Kind {
     Counter,
     /// They go up and down.
     Gauge,
+    /// Counts by size; the samples are those of [`Family::histogram`].
+    Histogram,
 }
 
 /// A sample's value.
@@ -74,6 +76,7 @@ impl Exposition {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         self.text.push_str("# HELP ");
         self.text.push_str(name);
@@ -93,7 +96,30 @@ impl Exposition {
 impl Family<'_> {
     /// Adds a sample. No two of a family may have the same labels.
     pub fn sample(&mut self, labels: &[(&'static str, &dyn Display)], value: impl Into<Value>) {
+        self.line("", labels, value.into());
+    }
+
+    /// Adds a histogram: how many values lie at or below each bound, and the number and sum of all. The bounds rise.
+    pub fn histogram(
+        &mut self,
+        labels: &[(&'static str, &dyn Display)],
+        below: impl IntoIterator<Item = (f64, u64)>,
+        count: u64,
+        sum: f64,
+    ) {
+        let mut bucket = |bound: &dyn Display, count: u64| {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound)]).collect();
+            self.line("_bucket", &labels, count.into());
+        };
+        below.into_iter().for_each(|(bound, count)| bucket(&bound, count));
+        bucket(&"+Inf", count);
+        self.line("_sum", labels, sum.into());
+        self.line("_count", labels, count.into());
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&'static str, &dyn Display)], value: Value) {
         self.text.push_str(self.name);
+        self.text.push_str(suffix);
         for (index, (name, value)) in labels.iter().enumerate() {
             self.text.push(if index == 0 { '{' } else { ',' });
             self.text.push_str(name);
@@ -102,7 +128,7 @@ impl Family<'_> {
             self.text.push('"');
         }
         self.text.push_str(if labels.is_empty() { " " } else { "} " });
-        let _ = match value.into() {
+        let _ = match value {
             Value::Count(count) => writeln!(self.text, "{count}"),
             Value::Real(value) if value.is_infinite() => {
                 writeln!(self.text, "{}Inf", if value > 0.0 { '+' } else { '-' })
@@ -158,6 +184,18 @@ mod tests {
                     mcr_a_total 18446744073709551615\n\
                     mcr_a_total{rule=\"a\\\"b\\\\c\\nd\",worker=\"3\"} 7\n\
                     # HELP mcr_b B.\n# TYPE mcr_b gauge\nmcr_b{x=\"ü\"} 0.25\nmcr_b 1\nmcr_b -Inf\nmcr_b NaN\n";
+        assert_eq!(text.finish(), want);
+    }
+
+    #[test]
+    fn a_histogram_is_its_buckets_their_sum_and_their_number() {
+        let mut text = Exposition::default();
+        let mut family = text.family("mcr_a_seconds", Kind::Histogram, "A.");
+        family.histogram(&[("rule", &"x")], [(0.5, 1), (1.0, 3)], 4, 7.25);
+        let want = "# HELP mcr_a_seconds A.\n# TYPE mcr_a_seconds histogram\n\
+                    mcr_a_seconds_bucket{rule=\"x\",le=\"0.5\"} 1\nmcr_a_seconds_bucket{rule=\"x\",le=\"1\"} 3\n\
+                    mcr_a_seconds_bucket{rule=\"x\",le=\"+Inf\"} 4\nmcr_a_seconds_sum{rule=\"x\"} 7.25\n\
+                    mcr_a_seconds_count{rule=\"x\"} 4\n";
         assert_eq!(text.finish(), want);
     }
 

@@ -21,6 +21,7 @@ use nix::{
     unistd::ftruncate,
 };
 
+use crate::LatencyCounters;
 use crate::layout::{
     Header, InputCounters, LAYOUT, Layout, MAGIC, OutputCounters, RuleCounters, SEGMENT_BYTES,
 };
@@ -136,6 +137,11 @@ impl Segment {
         &self.layout().rules[slot.0 as usize]
     }
 
+    /// How long a rule's datagrams took. Panics as [`Segment::input`] does.
+    pub fn latency(&self, slot: RuleSlot) -> &LatencyCounters {
+        &self.layout().latencies[slot.0 as usize]
+    }
+
     /// An output's counters. Panics as [`Segment::input`] does.
     pub fn output(&self, slot: OutputSlot) -> &OutputCounters {
         &self.layout().outputs[slot.0 as usize]
@@ -143,8 +149,21 @@ impl Segment {
 
     /// Zeroes a rule's counters, for a slot that no worker uses.
     pub fn clear_rule(&self, slot: RuleSlot) {
-        let RuleCounters { datagrams, bytes, last_seen_ns, flows } = self.rule(slot);
-        for counter in [datagrams, bytes, last_seen_ns, flows] {
+        let RuleCounters {
+            datagrams,
+            bytes,
+            last_seen_ns,
+            flows,
+            first_seen_ns,
+            gap_max_ns,
+            jitter_16_ns,
+            interval_ns,
+        } = self.rule(slot);
+        if datagrams.get() != 0 {
+            self.latency(slot).counters().for_each(|counter| self.clear(counter));
+        }
+        let times = [last_seen_ns, first_seen_ns, gap_max_ns, jitter_16_ns, interval_ns];
+        for counter in [datagrams, bytes, flows].into_iter().chain(times) {
             self.clear(counter);
         }
     }
@@ -237,7 +256,8 @@ mod tests {
     fn a_cleared_slot_reads_zero_and_its_neighbours_stay() {
         let segment = Segment::create().expect("memory");
         for slot in 0..3 {
-            segment.rule(RuleSlot(slot)).datagrams.add(1);
+            segment.rule(RuleSlot(slot)).arrived(1, 1, 7);
+            segment.latency(RuleSlot(slot)).add(1_000, 1);
             segment.output(OutputSlot(slot)).copies.add(1);
             segment.output(OutputSlot(slot)).send_errors.add(1, 1);
         }
@@ -247,6 +267,12 @@ mod tests {
         let errors: Vec<_> =
             (0..3).map(|slot| segment.output(OutputSlot(slot)).send_errors.counts().count()).collect();
         assert_eq!((rules, errors), (vec![1, 0, 1], vec![1, 0, 1]));
+        // Seen again, so that its latencies are looked at.
+        segment.rule(RuleSlot(1)).arrived(1, 1, 9);
+        let sum = |slot| crate::sum_rule(std::slice::from_ref(&segment), RuleSlot(slot)).first_seen_ns;
+        assert_eq!([sum(0), sum(1), sum(2)], [7, 9, 7]);
+        let latencies = |slot| crate::sum_latency(std::slice::from_ref(&segment), RuleSlot(slot)).datagrams();
+        assert_eq!([latencies(0), latencies(1), latencies(2)], [1, 0, 1]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use mcr_proto::counters::InputDrop;
 use mcr_relay::engine::{Arrival, Engine, RunsFull};
+use mcr_socket::packet::AuxData;
 use mcr_uring_io::{Io, Received};
 
 use crate::{
@@ -21,11 +22,13 @@ pub(crate) struct Frame {
     pub(crate) origin: Origin,
     /// Who sent it; for outputs that keep the source. Known once the frame is relayed.
     pub(crate) source: SocketAddr,
+    /// When it was received, in nanoseconds since 1970: by the kernel where the frame says so, else from the kernel.
+    pub(crate) received_ns: u64,
 }
 
 impl Frame {
-    pub(crate) fn new(received: Received, origin: Origin) -> Self {
-        Self { received, origin, source: UNKNOWN }
+    pub(crate) fn new(received: Received, origin: Origin, received_ns: u64) -> Self {
+        Self { received, origin, source: UNKNOWN, received_ns }
     }
 }
 
@@ -72,6 +75,7 @@ impl Batch {
             let arrival = self.held.take().or_else(|| read(io, guards, frame, self.next, counts));
             if let Some(arrival) = arrival {
                 frame.source = arrival.source;
+                counts.arrived_ns = frame.received_ns;
                 if engine.relay(&arrival, counts) == Err(RunsFull) {
                     self.held = Some(arrival);
                     return;
@@ -84,9 +88,12 @@ impl Batch {
 
 /// Reads a frame and counts it.
 #[inline]
-fn read(io: &Io, guards: &Guards, frame: &Frame, index: usize, counts: &Counts<'_>) -> Option<Arrival> {
+fn read(io: &Io, guards: &Guards, frame: &mut Frame, index: usize, counts: &Counts<'_>) -> Option<Arrival> {
     let input = frame.origin.input;
     let datagram = io.datagram(&frame.received);
+    if let Some(received_ns) = AuxData::ring_time_ns(datagram.ring_header) {
+        frame.received_ns = received_ns;
+    }
     match arrival::decode(&datagram, &frame.origin, index as u32) {
         Ok(arrival) => {
             counts.received(input, arrival.datagrams(), arrival.bytes);

@@ -1,7 +1,7 @@
 //! What the supervisor asks for, carried out between batches.
 
 use mcr_fdpass::{Received, Tag};
-use mcr_metrics::{OUTPUT_SLOTS, RULE_SLOTS};
+use mcr_metrics::{OUTPUT_SLOTS, RULE_SLOTS, Segment};
 use mcr_proto::{
     message::{FromWorker, LogLevel, ToWorker, tag},
     plan::{Generation, OutputSlot, PlanOp, SocketId},
@@ -30,6 +30,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) sockets: &'a mut Sockets,
     pub(crate) sends: &'a mut Sends,
     pub(crate) guards: &'a mut Guards,
+    pub(crate) segment: &'a Segment,
 }
 
 /// What the worker is to do after the commands.
@@ -138,6 +139,9 @@ impl Plans {
         }
         for op in ops {
             outputs_of(&op).for_each(|output| subject.sends.forget(output));
+            if let PlanOp::Remove(rule) = op {
+                subject.segment.rule(rule).given_up();
+            }
             subject.engine.apply(op);
         }
         Some(FromWorker::Applied { generation })

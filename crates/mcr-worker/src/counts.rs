@@ -5,16 +5,16 @@ use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     plan::{InputSlot, OutputSlot, RuleSlot},
 };
-use mcr_relay::engine;
+use mcr_relay::engine::{self, Engine};
 
-use crate::arrival::Rejected;
+use crate::{arrival::Rejected, batch::Frame};
 
-/// The segment, and the time that rules were last seen at.
+/// The segment, and the time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counts<'a> {
     pub(crate) segment: &'a Segment,
-    /// Nanoseconds since 1970, read once a batch.
-    pub(crate) realtime_ns: u64,
+    /// When the datagrams at hand came, in nanoseconds since 1970.
+    pub(crate) arrived_ns: u64,
 }
 
 impl Counts<'_> {
@@ -32,6 +32,18 @@ impl Counts<'_> {
     pub(crate) fn rejected(&self, input: InputSlot, rejected: Rejected) {
         let drop = &self.segment.input(input).drops[rejected.reason as usize];
         drop.add(u64::from(rejected.datagrams));
+    }
+
+    /// Copies of datagrams are done with at `now_ns`, nanoseconds since 1970, as far as the worker has to do with them.
+    pub(crate) fn relayed(&self, engine: &Engine, frames: &[Frame], now_ns: u64) {
+        for run in engine.runs() {
+            let Some(rule) = engine.rule_of(run) else { continue };
+            let latency = self.segment.latency(rule);
+            for (frame, datagrams) in run.frames() {
+                let took_ns = now_ns.saturating_sub(frames[frame as usize].received_ns);
+                latency.add(took_ns, u64::from(datagrams));
+            }
+        }
     }
 
     /// The kernel took so many copies.
@@ -68,9 +80,7 @@ impl engine::Counts for Counts<'_> {
     #[inline]
     fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, new_flow: bool) {
         let counters = self.segment.rule(rule);
-        counters.datagrams.add(datagrams);
-        counters.bytes.add(bytes);
-        counters.last_seen_ns.set(self.realtime_ns);
+        counters.arrived(datagrams, bytes, self.arrived_ns);
         if new_flow {
             counters.flows.add(1);
         }
@@ -102,7 +112,7 @@ mod tests {
     #[test]
     fn a_refused_send_is_counted_once_and_by_errno_only_if_it_has_no_reason_of_its_own() {
         let segment = Segment::create().expect("memory");
-        let counts = Counts { segment: &segment, realtime_ns: 0 };
+        let counts = Counts { segment: &segment, arrived_ns: 0 };
         let slot = OutputSlot(5);
         for errno in [libc::EMSGSIZE, libc::ENETDOWN, libc::EAGAIN, libc::EPERM, libc::EPERM] {
             counts.refused(slot, 3, errno);

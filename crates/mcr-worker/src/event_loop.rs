@@ -67,6 +67,7 @@ pub(crate) struct Worker {
     called: bool,
     /// Set when the worker was told to stop.
     drain_until_ns: Option<u64>,
+    /// When the last wait that brought something ended, in nanoseconds since 1970.
     realtime_ns: u64,
 }
 
@@ -131,11 +132,14 @@ impl Worker {
 
     /// Sorts what a wait brought.
     fn take(&mut self, events: &mut Vec<Event>, now_ns: u64) -> Result<(), WorkerError> {
-        let counts = Counts { segment: &self.segment, realtime_ns: self.realtime_ns };
+        if !events.is_empty() {
+            self.realtime_ns = self::now_ns(ClockId::CLOCK_REALTIME);
+        }
+        let counts = Counts { segment: &self.segment, arrived_ns: 0 };
         for event in events.drain(..) {
             match event {
                 Event::Received { socket, frame } => match self.sockets.origin(socket) {
-                    Some(origin) => self.incoming.push(Frame::new(frame, origin)),
+                    Some(origin) => self.incoming.push(Frame::new(frame, origin, self.realtime_ns)),
                     // Not reached: no event bears the key of a closed socket.
                     None => self.io.recycle(frame),
                 },
@@ -159,6 +163,9 @@ impl Worker {
             if !self.send(now_ns) {
                 return Ok(Then::GoOn);
             }
+            // Its sends ended in the last wait that brought something.
+            let counts = Counts { segment: &self.segment, arrived_ns: 0 };
+            counts.relayed(&self.engine, self.batch.frames(), self.realtime_ns);
             self.engine.clear_runs();
             self.sends.begin();
             if self.batch.is_relayed() {
@@ -170,9 +177,8 @@ impl Worker {
                     return Ok(Then::GoOn);
                 }
                 self.batch.begin(&mut self.incoming);
-                self.realtime_ns = self::now_ns(ClockId::CLOCK_REALTIME);
             }
-            let mut counts = Counts { segment: &self.segment, realtime_ns: self.realtime_ns };
+            let mut counts = Counts { segment: &self.segment, arrived_ns: 0 };
             self.batch.relay(&self.io, &self.guards, &mut self.engine, &mut counts);
         }
     }
@@ -184,14 +190,15 @@ impl Worker {
             engine: &mut self.engine,
             sockets: &self.sockets,
             frames: self.batch.frames(),
-            counts: Counts { segment: &self.segment, realtime_ns: self.realtime_ns },
+            counts: Counts { segment: &self.segment, arrived_ns: 0 },
             now_ns,
         })
     }
 
     fn listen(&mut self, now_ns: u64) -> Result<Then, WorkerError> {
-        let Self { io, engine, sockets, sends, guards, link, plans, .. } = self;
-        let then = commands::carry_out(link, plans, &mut Subject { io, engine, sockets, sends, guards })?;
+        let Self { io, engine, sockets, sends, guards, link, plans, segment, .. } = self;
+        let then =
+            commands::carry_out(link, plans, &mut Subject { io, engine, sockets, sends, guards, segment })?;
         if then == Then::Drain {
             self.drain_until_ns = Some(now_ns + DRAIN_NS);
             // Whatever else the supervisor says, or that it is gone, changes nothing now.

@@ -5,9 +5,9 @@
 
 use hyper::StatusCode;
 use mcr_metrics::{
-    OutputSum, RuleSum, Segment,
+    LatencySum, OutputSum, RuleSum, Segment,
     prometheus::{CONTENT_TYPE, Exposition, Kind, Value},
-    sum_output, sum_rule,
+    sum_latency, sum_output, sum_rule,
 };
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
@@ -22,6 +22,9 @@ use crate::{answer::VERSION, stats, view};
 
 /// Outputs with series of their own, in the order of rules; about 1.5 kB each.
 const OUTPUTS_MAX: usize = 10_000;
+
+/// Rules with a histogram of latencies, in the order of rules; about 2 kB each.
+const LATENCIES_MAX: usize = 1_000;
 
 const STATES: [RuleState; 5] =
     [RuleState::Active, RuleState::Paused, RuleState::Unresolved, RuleState::Failed, RuleState::Disabled];
@@ -93,6 +96,7 @@ pub(super) fn render(looked: &Looked, segments: &[Segment], now_ns: u64) -> Stri
     let mut text = Exposition::default();
     daemon(&mut text, left_out);
     rule_series(&mut text, &rules);
+    latency_series(&mut text, &rules, segments);
     output_series(&mut text, &outputs);
     input_series(&mut text, &looked.inputs, segments);
     worker_series(&mut text, &looked.workers, segments, now_ns);
@@ -169,6 +173,40 @@ fn rule_series(text: &mut Exposition, rules: &[Rule<'_>]) {
     each("mcr_rule_last_datagram_timestamp_seconds", Kind::Gauge, help, |rule| {
         (rule.sum.last_seen_ns > 0).then(|| (rule.sum.last_seen_ns as f64 / 1e9).into())
     });
+    let help = "When the rule's first datagram came, in seconds since 1970; absent before it.";
+    each("mcr_rule_first_datagram_timestamp_seconds", Kind::Gauge, help, |rule| {
+        (rule.sum.first_seen_ns > 0).then(|| (rule.sum.first_seen_ns as f64 / 1e9).into())
+    });
+    let help = "The longest time between two arrivals while the rule was carried; absent before the second.";
+    each("mcr_rule_gap_max_seconds", Kind::Gauge, help, |rule| {
+        (rule.sum.datagrams > 1).then(|| (rule.sum.gap_max_ns as f64 / 1e9).into())
+    });
+    let help = "How much the time between arrivals varies, smoothed as in RFC 3550; absent before the third.";
+    each("mcr_rule_jitter_seconds", Kind::Gauge, help, |rule| {
+        (rule.sum.datagrams > 2).then(|| (rule.sum.jitter_ns as f64 / 1e9).into())
+    });
+}
+
+fn latency_series(text: &mut Exposition, rules: &[Rule<'_>], segments: &[Segment]) {
+    let mut seen: Vec<(&RuleName, LatencySum)> = Vec::new();
+    let mut left_out = 0_u64;
+    // A rule that relayed nothing has nothing to say.
+    for rule in rules.iter().filter(|rule| rule.sum.datagrams > 0) {
+        if seen.len() < LATENCIES_MAX {
+            seen.push((&rule.name, sum_latency(segments, rule.view.slot)));
+        } else {
+            left_out += 1;
+        }
+    }
+    let help = "Rules with datagrams whose latencies are left out here because there are too many.";
+    text.family("mcr_rule_latencies_left_out", Kind::Gauge, help).sample(&[], left_out);
+    let help =
+        "How long datagrams took from reception to the kernel having taken, or refused, their last copy.";
+    let mut family = text.family("mcr_rule_latency_seconds", Kind::Histogram, help);
+    for (rule, sum) in seen {
+        let below = sum.doublings().map(|(ns, count)| (ns as f64 / 1e9, count));
+        family.histogram(&[("rule", rule)], below, sum.datagrams(), sum.sum_ns() as f64 / 1e9);
+    }
 }
 
 fn output_series(text: &mut Exposition, outputs: &[Output<'_>]) {

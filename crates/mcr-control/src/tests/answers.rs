@@ -161,6 +161,10 @@ fn stats_are_sums_over_the_workers_and_name_every_reason() {
         segment.rule(RuleSlot(2)).bytes.add(1000 * worker);
         segment.rule(RuleSlot(2)).last_seen_ns.set(77 * worker);
         segment.rule(RuleSlot(2)).flows.add(1);
+        segment.rule(RuleSlot(2)).first_seen_ns.set(70 / worker);
+        segment.rule(RuleSlot(2)).gap_max_ns.set(5000 / worker);
+        segment.rule(RuleSlot(2)).jitter_16_ns.set(160 * worker);
+        segment.latency(RuleSlot(2)).add(10_000 * worker, 10 * worker);
         let output = segment.output(OutputSlot(5));
         output.copies.add(7 * worker);
         output.drops[OutputDrop::SendError as usize].add(3);
@@ -183,6 +187,14 @@ fn stats_are_sums_over_the_workers_and_name_every_reason() {
         [&two["datagrams"], &two["bytes"], &two["last_seen_ns"], &two["flows"]],
         [&json!(30), &json!(3000), &json!(154), &json!(2)]
     );
+    assert_eq!([&one["gap_max_ns"], &one["jitter_ns"], &one["idle_ns"], &one["latency"]], [&Value::Null; 4]);
+    assert_eq!([&two["gap_max_ns"], &two["jitter_ns"]], [&json!(5000), &json!(20)]);
+    assert_eq!(two["idle_ns"].as_u64().unwrap() + 154, stats["time_ns"].as_u64().unwrap());
+    let mean_pps = 30.0 * 1e9 / (stats["time_ns"].as_f64().unwrap() - 35.0);
+    assert!((two["mean_pps"].as_f64().unwrap() / mean_pps - 1.0).abs() < 1e-9, "{two}");
+    assert!((two["mean_bps"].as_f64().unwrap() / (mean_pps * 800.0) - 1.0).abs() < 1e-9, "{two}");
+    let latency = json!({"datagrams": 30, "mean_ns": 16_666, "p50_ns": 20_480, "p90_ns": 20_480, "p99_ns": 20_480, "p999_ns": 20_480});
+    assert_eq!(two["latency"], latency);
     let output = &two["outputs"][1];
     assert_eq!((&output["output"], &output["copies"]), (&json!("10.0.0.3:6000"), &json!(21)));
     let drops = output["drops"].as_object().unwrap();

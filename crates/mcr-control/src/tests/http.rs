@@ -108,6 +108,10 @@ fn metrics_are_the_counters_under_their_names() {
     first.rule(RuleSlot(1)).datagrams.add(10);
     second.rule(RuleSlot(1)).datagrams.add(5);
     second.rule(RuleSlot(1)).last_seen_ns.set(1_500_000_000);
+    second.rule(RuleSlot(1)).gap_max_ns.set(250_000_000);
+    second.rule(RuleSlot(1)).jitter_16_ns.set(16_000_000);
+    first.latency(RuleSlot(1)).add(5_000, 10);
+    second.latency(RuleSlot(1)).add(2_000_000_000, 5);
     first.output(OutputSlot(2)).copies.add(9);
     first.output(OutputSlot(2)).drops[0].add(1);
     first.output(OutputSlot(2)).send_errors.add(1, 1);
@@ -123,6 +127,16 @@ fn metrics_are_the_counters_under_their_names() {
         "mcr_rule_datagrams_total{rule=\"r1\"} 15",
         "mcr_rule_datagrams_total{rule=\"r2\"} 0",
         "mcr_rule_last_datagram_timestamp_seconds{rule=\"r1\"} 1.5",
+        "mcr_rule_gap_max_seconds{rule=\"r1\"} 0.25",
+        "mcr_rule_jitter_seconds{rule=\"r1\"} 0.001",
+        "# TYPE mcr_rule_latency_seconds histogram",
+        "mcr_rule_latency_seconds_bucket{rule=\"r1\",le=\"0.000004096\"} 0",
+        "mcr_rule_latency_seconds_bucket{rule=\"r1\",le=\"0.000008192\"} 10",
+        "mcr_rule_latency_seconds_bucket{rule=\"r1\",le=\"1.073741824\"} 10",
+        "mcr_rule_latency_seconds_bucket{rule=\"r1\",le=\"+Inf\"} 15",
+        "mcr_rule_latency_seconds_sum{rule=\"r1\"} 10.00005",
+        "mcr_rule_latency_seconds_count{rule=\"r1\"} 15",
+        "mcr_rule_latencies_left_out 0",
         "mcr_output_copies_total{rule=\"r1\",output=\"10.0.0.2:6000\"} 9",
         "mcr_output_drops_total{rule=\"r1\",output=\"10.0.0.2:6000\",reason=\"send_error\"} 1",
         "mcr_output_drops_total{rule=\"r1\",output=\"10.0.0.2:6000\",reason=\"too_big\"} 0",
@@ -134,7 +148,9 @@ fn metrics_are_the_counters_under_their_names() {
     ] {
         assert!(got.body.lines().any(|found| found == line), "{line} is missing in\n{}", got.body);
     }
-    assert!(!got.body.contains("timestamp_seconds{rule=\"r2\"}"), "no datagram, no time");
+    for absent in ["timestamp_seconds", "gap_max_seconds", "jitter_seconds", "latency_seconds_count"] {
+        assert!(!got.body.contains(&format!("{absent}{{rule=\"r2\"}}")), "no datagram, no {absent}");
+    }
     stage.stop();
 }
 

@@ -38,14 +38,50 @@ pub struct RuleStats {
     pub bytes: u64,
     /// When the last one came, in nanoseconds since 1970; null if none did.
     pub last_seen_ns: Option<u64>,
+    /// Time since the last one came, in nanoseconds; null if none did.
+    #[serde(default)]
+    pub idle_ns: Option<u64>,
+    /// The longest time between two arrivals while the rule was carried, in nanoseconds; null before the second.
+    #[serde(default)]
+    pub gap_max_ns: Option<u64>,
+    /// How much the time between arrivals varies, in nanoseconds, smoothed as in RFC 3550; null before the third.
+    #[serde(default)]
+    pub jitter_ns: Option<u64>,
     /// Different flows seen.
     pub flows: u64,
     /// Datagrams per second, over the last second.
     pub rate_pps: f64,
     /// Payload bits per second, over the last second.
     pub rate_bps: f64,
+    /// Datagrams per second, since the first one came.
+    #[serde(default)]
+    pub mean_pps: f64,
+    /// Payload bits per second, since the first datagram came.
+    #[serde(default)]
+    pub mean_bps: f64,
+    /// How long the rule's datagrams took; null if none was relayed.
+    #[serde(default)]
+    pub latency: Option<Latency>,
     /// In the order of the rule.
     pub outputs: Vec<OutputStats>,
+}
+
+/// How long datagrams took, from where they were received to the kernel having taken, or refused, their last copy. The percentiles are
+/// at most a quarter too large; one of more than 17 s is 18,446,744,073,709,551,615.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Of how many datagrams.
+    pub datagrams: u64,
+    /// Their mean, in nanoseconds.
+    pub mean_ns: u64,
+    /// Half of them took no longer, in nanoseconds.
+    pub p50_ns: u64,
+    /// Nine of ten took no longer.
+    pub p90_ns: u64,
+    /// 99 of 100 took no longer.
+    pub p99_ns: u64,
+    /// 999 of 1000 took no longer.
+    pub p999_ns: u64,
 }
 
 /// Counters of an output, since its rule was added.

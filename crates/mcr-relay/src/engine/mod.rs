@@ -217,6 +217,11 @@ impl Engine {
         &self.runs[..self.runs_used]
     }
 
+    /// The rule whose datagrams a run holds; none if its route is gone.
+    pub fn rule_of(&self, run: &Run) -> Option<RuleSlot> {
+        self.routes.get(run.route as usize)?.as_ref().map(|state| state.route.rule)
+    }
+
     /// Calls `send` for each send that a run needs, and counts the copies that are not to be sent. `now_ns` is a monotonic clock.
     pub fn sends(
         &mut self,

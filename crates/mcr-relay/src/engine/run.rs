@@ -129,6 +129,16 @@ impl Run {
         })
     }
 
+    /// The frames that its datagrams came in, and how many of each, in order.
+    pub fn frames(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let segment = u32::from(self.segment);
+        self.parts.iter().map(move |part| {
+            // A division only for superframes.
+            let datagrams = if part.bytes <= segment { 1 } else { part.bytes.div_ceil(segment) };
+            (part.frame, datagrams)
+        })
+    }
+
     /// The frame that the datagram at `index` came in.
     pub fn frame_of(&self, index: u32) -> u32 {
         let (start, _) = self.span(index, 1);

@@ -70,6 +70,13 @@ impl AuxData {
         })
     }
 
+    /// When the kernel received the frame, in nanoseconds since 1970, from a ring's `struct tpacket2_hdr`. The kernel writes it into
+    /// every header (tpacket_rcv), by its own clock unless PACKET_TIMESTAMP says otherwise.
+    pub fn ring_time_ns(header: &[u8]) -> Option<u64> {
+        let (seconds, nanoseconds) = (u32_at(header, 16)?, u32_at(header, 20)?);
+        Some(u64::from(seconds) * 1_000_000_000 + u64::from(nanoseconds))
+    }
+
     /// The transport checksum is not filled in yet: it says nothing, and must not be copied.
     pub fn checksum_not_ready(&self) -> bool {
         self.status & TP_STATUS_CSUMNOTREADY != 0

@@ -169,6 +169,12 @@ impl Rig {
                 "matched = copies + drops"
             );
         }
+        // The worker counts these at the end of its turn.
+        let timed = || mcr_metrics::sum_latency(std::slice::from_ref(&self.counters), rule).datagrams();
+        if let Err(error) = wait_until(PATIENCE, "all datagrams are timed", || timed() >= self.matched()) {
+            panic!("{error}: {} of {}", timed(), self.matched());
+        }
+        assert_eq!(timed(), self.matched(), "each datagram takes its time once");
     }
 
     /// Stops the worker and waits for its end.

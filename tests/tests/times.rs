@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use mcr_e2e::{Bed, eventually, in_every_cell, law, source};
-use mcr_lab::wait_until;
+use mcr_e2e::{Bed, Cell, DaemonOptions, eventually, http, in_worker_cells, law, source, traffic_lock};
+use mcr_lab::{require, wait_until};
 use mcr_proto::{
     message::WorkerState,
     rpc::{RuleStats, method, rule_ref},
@@ -37,7 +37,7 @@ fn timed(bed: &mut Bed, datagrams: u64) -> RuleStats {
     rule.unwrap()
 }
 
-in_every_cell! {
+in_worker_cells! {
     fn a_gap_is_as_long_as_nothing_came(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
@@ -113,4 +113,39 @@ in_every_cell! {
         }
         bed.finish();
     }
+}
+
+#[test]
+fn the_kernel_path_says_nothing_of_what_it_does_not_know() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let arguments = ["--http", http::ADDRESS].map(str::to_owned).to_vec();
+    let options = DaemonOptions { arguments, ..Cell::KERNEL.daemon(1) };
+    let mut bed = Bed::with_daemon(Cell::KERNEL, 1, &options);
+    bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
+    let sink = bed.sink(0, "239.2.2.2:6000@dst0");
+    let source = bed.source("239.1.1.1:5000");
+    for round in 0..2 {
+        let payloads = source::payloads(round, [300; 20]);
+        source.send(&payloads);
+        sink.expect(&payloads);
+        let_pass(PAUSE);
+    }
+    let stats = bed.at_rest();
+    let rule = law::rule(&stats, "rule");
+    assert_eq!((rule.datagrams, rule.gap_max_ns, rule.jitter_ns, &rule.latency), (40, None, None, &None));
+    assert!(Duration::from_nanos(rule.idle_ns.unwrap()) >= PAUSE, "{rule:?}");
+    // Counted from the first datagram, not from when it was told of; no less than a second, else.
+    assert!(rule.mean_pps > 0.0 && rule.mean_pps <= 40.0, "{rule:?}");
+    let mut metrics = String::new();
+    eventually("the metrics have all", || {
+        metrics = http::get(&bed.line.relay, "/metrics").body;
+        metrics.contains("mcr_rule_datagrams_total{rule=\"rule\"} 40")
+    });
+    let has = |name: &str| metrics.contains(&format!("{name}{{rule=\"rule\"}}"));
+    assert!(has("mcr_rule_first_datagram_timestamp_seconds") && has("mcr_rule_last_datagram_timestamp_seconds"));
+    for unknown in ["mcr_rule_gap_max_seconds", "mcr_rule_jitter_seconds", "mcr_rule_latency_seconds_count"] {
+        assert!(!has(unknown), "{unknown} in\n{metrics}");
+    }
+    bed.finish();
 }

@@ -136,7 +136,8 @@ pub(crate) enum Verb {
         mcrctl --json stats --watch | jq '.rules[0].rate_pps'\n\n\
         PPS and BIT/S are averages over the last second, MEAN PPS since the first datagram. Drops are shown by reason, where there\n\
         are any. LAST is how long ago the last datagram came, GAP the longest time between two, JITTER how much that time varies\n\
-        (RFC 3550), P50 and P99 what half and 99 % of the datagrams took at most from reception to their last copy's departure."
+        (RFC 3550), P50 and P99 what half and 99 % of the datagrams took at most from reception to their last copy's departure.\n\
+        The kernel data path tells neither GAP, JITTER, P50 nor P99: they are \"-\"."
     )]
     Stats {
         /// Name or id; without one, all rules

@@ -71,7 +71,7 @@ export const short = (value) => scaled(value, ["", "k", "M", "G", "T"]).join("")
 
 /** A time that something took, in nanoseconds. */
 export function time(ns) {
-  if (ns == null) return "none yet";
+  if (ns == null) return "-";
   const [size, unit] = [[1e3, "ns"], [1e6, "µs"], [1e9, "ms"], [Infinity, "s"]].find(([end]) => ns < end);
   return `${(ns / (unit === "s" ? 1e9 : size / 1e3)).toLocaleString("en", { maximumSignificantDigits: 3 })} ${unit}`;
 }

@@ -635,9 +635,12 @@ apiece int count_rule(const struct frame *frame, __u32 rule)
 	struct rule_counts *counts = bpf_map_lookup_elem(&rules, &rule);
 	if (!counts)
 		return -1;
+	__u64 now_ns = bpf_ktime_get_coarse_ns();
+	if (unlikely(counts->datagrams == 0))
+		counts->first_ns = now_ns;
+	counts->last_ns = now_ns;
 	counts->datagrams += frame->datagrams;
 	counts->bytes += frame->payload_bytes;
-	counts->last_ns = bpf_ktime_get_coarse_ns();
 	const __u32 *source = frame->key.source;
 	if (likely(counts->last_port == frame->source_port + 1U && counts->last_source[0] == source[0] &&
 		   counts->last_source[1] == source[1] && counts->last_source[2] == source[2] &&

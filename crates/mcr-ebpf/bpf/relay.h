@@ -84,6 +84,7 @@ struct input_counts {
 struct rule_counts {
 	__u64 datagrams;
 	__u64 bytes;
+	__u64 first_ns;
 	__u64 last_ns;
 	__u64 flows;
 	__u32 last_source[4]; /* The flow seen last, so that a row of its datagrams is looked up once. */

@@ -33,7 +33,9 @@ pub enum Delta {
         datagrams: u64,
         /// Their payload bytes.
         bytes: u64,
-        /// When the last one came, by the monotonic clock (with a few milliseconds' resolution).
+        /// When the first one came since the rule is there, by the monotonic clock (with a few milliseconds' resolution).
+        first_seen_ns: u64,
+        /// When the last one came, by the same clock.
         last_seen_ns: u64,
         /// Flows not seen before.
         flows: u64,
@@ -89,6 +91,8 @@ impl Counts for RuleCounts {
         Self {
             datagrams: self.datagrams + other.datagrams,
             bytes: self.bytes + other.bytes,
+            // A CPU that saw none has no time.
+            first_ns: [self.first_ns, other.first_ns].into_iter().filter(|ns| *ns != 0).min().unwrap_or(0),
             last_ns: self.last_ns.max(other.last_ns),
             flows: self.flows + other.flows,
             ..Self::default()
@@ -132,6 +136,7 @@ impl RuleCounts {
             slot,
             datagrams: self.datagrams - told.datagrams,
             bytes: self.bytes - told.bytes,
+            first_seen_ns: self.first_ns,
             last_seen_ns: self.last_ns,
             flows: self.flows - told.flows,
         }

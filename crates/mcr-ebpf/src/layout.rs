@@ -141,6 +141,7 @@ pub(crate) struct InputCounts {
 pub(crate) struct RuleCounts {
     pub(crate) datagrams: u64,
     pub(crate) bytes: u64,
+    pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
     pub(crate) flows: u64,
     pub(crate) last_source: [u32; 4],

@@ -97,17 +97,22 @@ pub struct RuleCounters {
     pub flows: Counter,
     /// When the first one came, in nanoseconds since 1970.
     pub first_seen_ns: Counter,
-    /// The longest time between two arrivals, in nanoseconds.
-    pub gap_max_ns: Counter,
-    /// Sixteen times the jitter, in nanoseconds: RFC 3550, A.8 keeps it so.
-    pub jitter_16_ns: Counter,
-    /// The time between the last two arrivals and 1, in nanoseconds; 0 if there was one arrival only, [`NO_ARRIVAL`] if the
-    /// next one follows none.
-    pub interval_ns: Counter,
+    /// The longest time between two arrivals and 1, in nanoseconds; 0 while none was seen.
+    gap_max: Counter,
+    /// Sixteen times the jitter, in nanoseconds (RFC 3550, A.8 keeps it so), its lowest bit set; 0 while none was seen.
+    jitter_16: Counter,
+    /// The time between the last two arrivals and [`INTERVAL`], in nanoseconds; less says why there is none.
+    interval: Counter,
 }
 
-/// What [`RuleCounters::interval_ns`] says after a pause that is no gap.
-const NO_ARRIVAL: u64 = u64::MAX;
+/// What [`RuleCounters::interval`] says before the first arrival.
+const NEVER: u64 = 0;
+/// What it says while the next arrival follows none: after a pause that is no gap.
+const PAUSED: u64 = 1;
+/// What it says after an arrival that followed none.
+const ONCE: u64 = 2;
+/// What an interval of nothing is.
+const INTERVAL: u64 = 3;
 
 impl RuleCounters {
     /// Counts datagrams that came together at `now_ns`, nanoseconds since 1970; for the one writer.
@@ -115,38 +120,73 @@ impl RuleCounters {
     pub fn arrived(&self, datagrams: u64, bytes: u64, now_ns: u64) {
         self.datagrams.add(datagrams);
         self.bytes.add(bytes);
-        let (before_ns, interval) = (self.last_seen_ns.get(), self.interval_ns.get());
+        let (before_ns, interval) = (self.last_seen_ns.get(), self.interval.get());
         self.last_seen_ns.set(now_ns);
-        if before_ns == 0 || interval == NO_ARRIVAL {
-            return self.begin(before_ns, now_ns);
+        if interval < ONCE {
+            return self.begin(now_ns);
         }
         // A clock that is set back gives no gap.
         let gap = now_ns.saturating_sub(before_ns);
-        if gap > self.gap_max_ns.get() {
-            self.gap_max_ns.set(gap);
+        if gap >= self.gap_max.get() {
+            self.gap_max.set(gap.saturating_add(1));
         }
-        if interval != 0 {
+        if interval != ONCE {
             // RFC 3550, A.8; without time stamps of the sender, an interval is compared with the one before.
-            let jitter = self.jitter_16_ns.get();
-            let change = gap.abs_diff(interval - 1);
-            self.jitter_16_ns.set(jitter.saturating_sub((jitter + 8) >> 4).saturating_add(change));
+            let jitter = self.jitter_16.get();
+            let change = gap.abs_diff(interval - INTERVAL);
+            self.jitter_16.set(jitter.saturating_sub((jitter + 8) >> 4).saturating_add(change) | 1);
         }
-        self.interval_ns.set(gap + 1);
+        self.interval.set(gap.saturating_add(INTERVAL));
     }
 
     #[cold]
-    fn begin(&self, before_ns: u64, now_ns: u64) {
-        if before_ns == 0 {
-            self.first_seen_ns.set(now_ns);
+    fn begin(&self, now_ns: u64) {
+        self.note_first(now_ns);
+        self.interval.set(ONCE);
+    }
+
+    /// Counts datagrams of which only the number and the time of the last are known; for the one writer.
+    pub fn told(&self, datagrams: u64, bytes: u64, first_ns: u64, last_ns: u64) {
+        self.datagrams.add(datagrams);
+        self.bytes.add(bytes);
+        if datagrams > 0 {
+            self.note_first(first_ns);
+            self.last_seen_ns.set(last_ns);
         }
-        self.interval_ns.set(0);
+    }
+
+    fn note_first(&self, first_ns: u64) {
+        if self.first_seen_ns.get() == 0 {
+            self.first_seen_ns.set(first_ns);
+        }
     }
 
     /// Notes that the worker gives the rule up: until it has it again there is no gap. For the one writer.
     pub fn given_up(&self) {
-        if self.last_seen_ns.get() != 0 {
-            self.interval_ns.set(NO_ARRIVAL);
+        if self.interval.get() != NEVER {
+            self.interval.set(PAUSED);
         }
+    }
+
+    /// Whether each arrival was seen by itself, so that there may be times of it.
+    pub fn is_timed(&self) -> bool {
+        self.interval.get() != NEVER
+    }
+
+    /// The longest time between two arrivals, in nanoseconds; none before the second, and where they are not seen one by one.
+    pub fn gap_max_ns(&self) -> Option<u64> {
+        self.gap_max.get().checked_sub(1)
+    }
+
+    /// How much the time between arrivals varies, in nanoseconds, as in RFC 3550; none before the third, and where they are not seen
+    /// one by one.
+    pub fn jitter_ns(&self) -> Option<u64> {
+        Some(self.jitter_16.get()).filter(|jitter| *jitter != 0).map(|jitter| jitter >> 4)
+    }
+
+    pub(crate) fn counters(&self) -> [&Counter; 8] {
+        let Self { datagrams, bytes, last_seen_ns, flows, first_seen_ns, gap_max, jitter_16, interval } = self;
+        [datagrams, bytes, last_seen_ns, flows, first_seen_ns, gap_max, jitter_16, interval]
     }
 }
 
@@ -231,9 +271,9 @@ mod tests {
             last_seen_ns: Counter::default(),
             flows: Counter::default(),
             first_seen_ns: Counter::default(),
-            gap_max_ns: Counter::default(),
-            jitter_16_ns: Counter::default(),
-            interval_ns: Counter::default(),
+            gap_max: Counter::default(),
+            jitter_16: Counter::default(),
+            interval: Counter::default(),
         }
     }
 
@@ -241,24 +281,52 @@ mod tests {
     fn the_longest_gap_is_between_two_arrivals_and_not_where_the_rule_was_elsewhere() {
         let rule = rule();
         rule.given_up();
+        assert!(!rule.is_timed());
         for now_ns in [1_000, 1_500, 3_000, 3_100] {
             rule.arrived(1, 10, now_ns);
         }
-        assert_eq!((rule.gap_max_ns.get(), rule.first_seen_ns.get()), (1_500, 1_000));
+        assert_eq!((rule.gap_max_ns(), rule.first_seen_ns.get()), (Some(1_500), 1_000));
         rule.given_up();
         rule.arrived(2, 20, 1_000_000);
-        assert_eq!((rule.gap_max_ns.get(), rule.first_seen_ns.get()), (1_500, 1_000));
+        assert_eq!((rule.gap_max_ns(), rule.first_seen_ns.get()), (Some(1_500), 1_000));
         rule.arrived(1, 10, 1_002_000);
-        assert_eq!((rule.gap_max_ns.get(), rule.last_seen_ns.get()), (2_000, 1_002_000));
+        assert_eq!((rule.gap_max_ns(), rule.last_seen_ns.get()), (Some(2_000), 1_002_000));
         rule.arrived(1, 10, 900_000);
-        assert_eq!((rule.gap_max_ns.get(), rule.datagrams.get(), rule.bytes.get()), (2_000, 8, 80));
+        assert_eq!((rule.gap_max_ns(), rule.datagrams.get(), rule.bytes.get()), (Some(2_000), 8, 80));
+    }
+
+    #[test]
+    fn there_is_no_gap_before_two_arrivals_and_no_jitter_before_three() {
+        let rule = rule();
+        let times = || (rule.is_timed(), rule.gap_max_ns(), rule.jitter_ns());
+        assert_eq!(times(), (false, None, None));
+        // A superframe is many datagrams that came as one.
+        rule.arrived(40, 400, 1_000);
+        assert_eq!(times(), (true, None, None));
+        rule.arrived(1, 10, 1_000);
+        assert_eq!(times(), (true, Some(0), None));
+        rule.arrived(1, 10, 1_000);
+        assert_eq!(times(), (true, Some(0), Some(0)));
+    }
+
+    #[test]
+    fn what_is_only_told_of_has_a_first_and_a_last_time_and_no_others() {
+        let rule = rule();
+        rule.told(0, 0, 0, 0);
+        assert_eq!((rule.first_seen_ns.get(), rule.last_seen_ns.get()), (0, 0));
+        rule.told(5, 50, 100, 200);
+        rule.told(5, 50, 300, 400);
+        rule.told(0, 0, 0, 0);
+        assert_eq!((rule.first_seen_ns.get(), rule.last_seen_ns.get()), (100, 400));
+        assert_eq!((rule.datagrams.get(), rule.bytes.get()), (10, 100));
+        assert_eq!((rule.is_timed(), rule.gap_max_ns(), rule.jitter_ns()), (false, None, None));
     }
 
     #[test]
     fn jitter_is_that_of_rfc_3550() {
         let steady = rule();
         (1..=100).for_each(|n| steady.arrived(1, 1, n * 1_000));
-        assert_eq!(steady.jitter_16_ns.get(), 0);
+        assert_eq!(steady.jitter_ns(), Some(0));
         let (uneven, mut now_ns, mut want) = (rule(), 5, 0.0_f64);
         let gaps = [0, 100, 2_000, 0, 0, 50, 1_000_000, 1_000_000, 3];
         let mut before = None;
@@ -270,7 +338,7 @@ mod tests {
                 want += (gap.abs_diff(before) as f64 - want) / 16.0;
             }
         }
-        let got = (uneven.jitter_16_ns.get() >> 4) as f64;
+        let got = uneven.jitter_ns().expect("many arrivals") as f64;
         assert!((got - want).abs() <= 2.0, "{got} for {want}");
     }
 

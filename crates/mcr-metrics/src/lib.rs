@@ -39,10 +39,11 @@ pub struct RuleSum {
     pub flows: u64,
     /// When the first one came, in nanoseconds since 1970; 0 if none did.
     pub first_seen_ns: u64,
-    /// The longest time between two arrivals, in nanoseconds; 0 before the second.
-    pub gap_max_ns: u64,
-    /// How much the time between arrivals varies, in nanoseconds, as in RFC 3550; where the rule was seen last.
-    pub jitter_ns: u64,
+    /// The longest time between two arrivals, in nanoseconds; none before the second, and where they are not seen one by one.
+    pub gap_max_ns: Option<u64>,
+    /// How much the time between arrivals varies, in nanoseconds, as in RFC 3550, where the rule was seen last; none before the third
+    /// arrival, and where they are not seen one by one.
+    pub jitter_ns: Option<u64>,
 }
 
 /// What an output sent and dropped, over all workers.
@@ -69,8 +70,8 @@ pub fn sum_rule(segments: &[Segment], slot: RuleSlot) -> RuleSum {
             last_seen_ns: sum.last_seen_ns.max(last),
             flows: sum.flows + counters.flows.get(),
             first_seen_ns: [sum.first_seen_ns, first].into_iter().filter(|ns| *ns != 0).min().unwrap_or(0),
-            gap_max_ns: sum.gap_max_ns.max(counters.gap_max_ns.get()),
-            jitter_ns: if last > sum.last_seen_ns { counters.jitter_16_ns.get() >> 4 } else { sum.jitter_ns },
+            gap_max_ns: sum.gap_max_ns.max(counters.gap_max_ns()),
+            jitter_ns: if last > sum.last_seen_ns { counters.jitter_ns() } else { sum.jitter_ns },
         }
     })
 }
@@ -79,7 +80,7 @@ pub fn sum_rule(segments: &[Segment], slot: RuleSlot) -> RuleSum {
 pub fn sum_latency(segments: &[Segment], slot: RuleSlot) -> LatencySum {
     let mut sum = LatencySum::default();
     // Looking at pages that were never written would take memory for them.
-    for segment in segments.iter().filter(|segment| segment.rule(slot).datagrams.get() > 0) {
+    for segment in segments.iter().filter(|segment| segment.rule(slot).is_timed()) {
         sum.take_in(segment.latency(slot));
     }
     sum

@@ -21,9 +21,11 @@ use nix::{
     unistd::ftruncate,
 };
 
-use crate::LatencyCounters;
-use crate::layout::{
-    Header, InputCounters, LAYOUT, Layout, MAGIC, OutputCounters, RuleCounters, SEGMENT_BYTES,
+use crate::{
+    LatencyCounters,
+    layout::{
+        Header, InputCounters, LAYOUT, Layout, MAGIC, OutputCounters, RuleCounters, SEGMENT_BYTES,
+    },
 };
 
 /// What a mapping may be used for.
@@ -149,23 +151,11 @@ impl Segment {
 
     /// Zeroes a rule's counters, for a slot that no worker uses.
     pub fn clear_rule(&self, slot: RuleSlot) {
-        let RuleCounters {
-            datagrams,
-            bytes,
-            last_seen_ns,
-            flows,
-            first_seen_ns,
-            gap_max_ns,
-            jitter_16_ns,
-            interval_ns,
-        } = self.rule(slot);
-        if datagrams.get() != 0 {
+        let rule = self.rule(slot);
+        if rule.is_timed() {
             self.latency(slot).counters().for_each(|counter| self.clear(counter));
         }
-        let times = [last_seen_ns, first_seen_ns, gap_max_ns, jitter_16_ns, interval_ns];
-        for counter in [datagrams, bytes, flows].into_iter().chain(times) {
-            self.clear(counter);
-        }
+        rule.counters().into_iter().for_each(|counter| self.clear(counter));
     }
 
     /// Zeroes an output's counters, for a slot that no worker uses.

@@ -391,14 +391,10 @@ fn note_delta(counters: &Segment, inputs: &HashMap<u32, InputSlot>, offset_ns: u
             input.matched.add(matched);
             drops.iter().for_each(|(reason, count)| input.drops[*reason as usize].add(*count));
         }
-        Delta::Rule { slot, datagrams, bytes, last_seen_ns, flows } => {
+        Delta::Rule { slot, datagrams, bytes, first_seen_ns, last_seen_ns, flows } => {
             let rule = counters.rule(slot);
-            rule.datagrams.add(datagrams);
-            rule.bytes.add(bytes);
+            rule.told(datagrams, bytes, first_seen_ns + offset_ns, last_seen_ns + offset_ns);
             rule.flows.add(flows);
-            if datagrams > 0 {
-                rule.last_seen_ns.set(last_seen_ns + offset_ns);
-            }
         }
         Delta::Output { slot, copies, bytes, drops, errno } => {
             let output = counters.output(slot);

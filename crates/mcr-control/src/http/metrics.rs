@@ -146,7 +146,7 @@ fn rule_series(text: &mut Exposition, rules: &[Rule<'_>]) {
             [("rule", &rule.name), ("input", input), ("worker", &worker), ("datapath", &datapath)];
         family.sample(&labels, 1_u32);
     }
-    let mut each = |name, kind, help, value: fn(&Rule<'_>) -> Option<Value>| {
+    let mut each = |name, kind, help, value: &dyn Fn(&Rule<'_>) -> Option<Value>| {
         let mut family = text.family(name, kind, help);
         for rule in rules {
             if let Some(value) = value(rule) {
@@ -154,54 +154,52 @@ fn rule_series(text: &mut Exposition, rules: &[Rule<'_>]) {
             }
         }
     };
-    each("mcr_rule_datagrams_total", Kind::Counter, "Datagrams that matched the rule.", |rule| {
+    each("mcr_rule_datagrams_total", Kind::Counter, "Datagrams that matched the rule.", &|rule| {
         Some(rule.sum.datagrams.into())
     });
     each(
         "mcr_rule_bytes_total",
         Kind::Counter,
         "Payload bytes of the datagrams that matched the rule.",
-        |rule| Some(rule.sum.bytes.into()),
+        &|rule| Some(rule.sum.bytes.into()),
     );
     each(
         "mcr_rule_flows_total",
         Kind::Counter,
         "Different source addresses and ports seen by the rule.",
-        |rule| Some(rule.sum.flows.into()),
+        &|rule| Some(rule.sum.flows.into()),
     );
     let help = "When the rule's last datagram came, in seconds since 1970; absent before the first.";
-    each("mcr_rule_last_datagram_timestamp_seconds", Kind::Gauge, help, |rule| {
+    each("mcr_rule_last_datagram_timestamp_seconds", Kind::Gauge, help, &|rule| {
         (rule.sum.last_seen_ns > 0).then(|| (rule.sum.last_seen_ns as f64 / 1e9).into())
     });
     let help = "When the rule's first datagram came, in seconds since 1970; absent before it.";
-    each("mcr_rule_first_datagram_timestamp_seconds", Kind::Gauge, help, |rule| {
+    each("mcr_rule_first_datagram_timestamp_seconds", Kind::Gauge, help, &|rule| {
         (rule.sum.first_seen_ns > 0).then(|| (rule.sum.first_seen_ns as f64 / 1e9).into())
     });
-    let help = "The longest time between two arrivals while the rule was carried; absent before the second.";
-    each("mcr_rule_gap_max_seconds", Kind::Gauge, help, |rule| {
-        (rule.sum.datagrams > 1).then(|| (rule.sum.gap_max_ns as f64 / 1e9).into())
-    });
-    let help = "How much the time between arrivals varies, smoothed as in RFC 3550; absent before the third.";
-    each("mcr_rule_jitter_seconds", Kind::Gauge, help, |rule| {
-        (rule.sum.datagrams > 2).then(|| (rule.sum.jitter_ns as f64 / 1e9).into())
-    });
+    let seconds = |ns: u64| Value::from(ns as f64 / 1e9);
+    let help = "The longest time between two arrivals while the rule was carried; absent before the second, and on the kernel path.";
+    each("mcr_rule_gap_max_seconds", Kind::Gauge, help, &|rule| rule.sum.gap_max_ns.map(seconds));
+    let help = "How much the time between arrivals varies, smoothed as in RFC 3550; absent before the third, and on the kernel path.";
+    each("mcr_rule_jitter_seconds", Kind::Gauge, help, &|rule| rule.sum.jitter_ns.map(seconds));
 }
 
 fn latency_series(text: &mut Exposition, rules: &[Rule<'_>], segments: &[Segment]) {
     let mut seen: Vec<(&RuleName, LatencySum)> = Vec::new();
     let mut left_out = 0_u64;
-    // A rule that relayed nothing has nothing to say.
-    for rule in rules.iter().filter(|rule| rule.sum.datagrams > 0) {
+    // A rule that relayed nothing has nothing to say, nor has one that only the kernel carried.
+    let is_timed = |rule: &&Rule<'_>| segments.iter().any(|segment| segment.rule(rule.view.slot).is_timed());
+    for rule in rules.iter().filter(is_timed) {
         if seen.len() < LATENCIES_MAX {
             seen.push((&rule.name, sum_latency(segments, rule.view.slot)));
         } else {
             left_out += 1;
         }
     }
-    let help = "Rules with datagrams whose latencies are left out here because there are too many.";
+    let help = "Rules with latencies that are left out here because there are too many.";
     text.family("mcr_rule_latencies_left_out", Kind::Gauge, help).sample(&[], left_out);
     let help =
-        "How long datagrams took from reception to the kernel having taken, or refused, their last copy.";
+        "How long datagrams took from reception to the kernel having taken, or refused, their last copy; absent on the kernel path.";
     let mut family = text.family("mcr_rule_latency_seconds", Kind::Histogram, help);
     for (rule, sum) in seen {
         let below = sum.doublings().map(|(ns, count)| (ns as f64 / 1e9, count));

@@ -153,23 +153,34 @@ fn workers_and_interfaces_are_shown_as_they_are() {
 }
 
 #[test]
+fn what_the_kernel_path_does_not_tell_is_null_and_no_zero() {
+    let stage = Stage::new(quick(), holding(vec![rule(1)], Vec::new(), 1));
+    let counters = stage.segments[1].rule(RuleSlot(1));
+    counters.told(7, 70, 1_000_000_000, 2_000_000_000);
+    let stats = stage.client().call("stats.get", json!({}))["result"].take();
+    let rule = &stats["rules"][0];
+    assert_eq!([&rule["datagrams"], &rule["last_seen_ns"]], [&json!(7), &json!(2_000_000_000_u64)]);
+    assert_eq!([&rule["gap_max_ns"], &rule["jitter_ns"], &rule["latency"]], [&Value::Null; 3]);
+    assert!(rule["idle_ns"].as_u64().unwrap() > 0 && rule["mean_pps"].as_f64().unwrap() > 0.0, "{rule}");
+    stage.stop();
+}
+
+#[test]
 fn stats_are_sums_over_the_workers_and_name_every_reason() {
     let inputs = vec![input(0, 0, "eth0", Datapath::Udp), input(5, 1, "eth0", Datapath::Packet)];
     let stage = Stage::new(quick(), holding(vec![rule(1), rule(2)], inputs, 1));
     for (worker, segment) in (1u64..).zip(stage.segments.iter()) {
-        segment.rule(RuleSlot(2)).datagrams.add(10 * worker);
-        segment.rule(RuleSlot(2)).bytes.add(1000 * worker);
-        segment.rule(RuleSlot(2)).last_seen_ns.set(77 * worker);
         segment.rule(RuleSlot(2)).flows.add(1);
-        segment.rule(RuleSlot(2)).first_seen_ns.set(70 / worker);
-        segment.rule(RuleSlot(2)).gap_max_ns.set(5000 / worker);
-        segment.rule(RuleSlot(2)).jitter_16_ns.set(160 * worker);
         segment.latency(RuleSlot(2)).add(10_000 * worker, 10 * worker);
         let output = segment.output(OutputSlot(5));
         output.copies.add(7 * worker);
         output.drops[OutputDrop::SendError as usize].add(3);
         output.send_errors.add(101, 2);
         output.send_errors.add(1, 1);
+    }
+    for (worker, now_ns) in [(0, [1_000, 6_000, 8_000]), (1, [500, 2_500, 9_000])] {
+        let rule = stage.segments[worker].rule(RuleSlot(2));
+        now_ns.into_iter().for_each(|now_ns| rule.arrived(5, 500, now_ns));
     }
     let taken = stage.segments[1].input(InputSlot(5));
     taken.frames.add(4);
@@ -185,12 +196,13 @@ fn stats_are_sums_over_the_workers_and_name_every_reason() {
     assert_eq!((&two["id"], &two["name"], &two["state"]), (&json!(2), &json!("r2"), &json!("active")));
     assert_eq!(
         [&two["datagrams"], &two["bytes"], &two["last_seen_ns"], &two["flows"]],
-        [&json!(30), &json!(3000), &json!(154), &json!(2)]
+        [&json!(30), &json!(3000), &json!(9_000), &json!(2)]
     );
     assert_eq!([&one["gap_max_ns"], &one["jitter_ns"], &one["idle_ns"], &one["latency"]], [&Value::Null; 4]);
-    assert_eq!([&two["gap_max_ns"], &two["jitter_ns"]], [&json!(5000), &json!(20)]);
-    assert_eq!(two["idle_ns"].as_u64().unwrap() + 154, stats["time_ns"].as_u64().unwrap());
-    let mean_pps = 30.0 * 1e9 / (stats["time_ns"].as_f64().unwrap() - 35.0);
+    // The jitter is that of the worker that saw the rule last: one change of 4,500 ns.
+    assert_eq!([&two["gap_max_ns"], &two["jitter_ns"]], [&json!(6_500), &json!(4_500 / 16)]);
+    assert_eq!(two["idle_ns"].as_u64().unwrap() + 9_000, stats["time_ns"].as_u64().unwrap());
+    let mean_pps = 30.0 * 1e9 / (stats["time_ns"].as_f64().unwrap() - 500.0);
     assert!((two["mean_pps"].as_f64().unwrap() / mean_pps - 1.0).abs() < 1e-9, "{two}");
     assert!((two["mean_bps"].as_f64().unwrap() / (mean_pps * 800.0) - 1.0).abs() < 1e-9, "{two}");
     let latency = json!({"datagrams": 30, "mean_ns": 16_666, "p50_ns": 20_480, "p90_ns": 20_480, "p99_ns": 20_480, "p999_ns": 20_480});

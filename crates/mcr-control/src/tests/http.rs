@@ -105,11 +105,10 @@ fn with_workers(second: WorkerState) -> impl FnMut(Request) -> Answer {
 fn metrics_are_the_counters_under_their_names() {
     let stage = Stage::new(Limits::default(), with_workers(WorkerState::Backoff));
     let [first, second] = &stage.segments[..] else { panic!("two workers") };
-    first.rule(RuleSlot(1)).datagrams.add(10);
-    second.rule(RuleSlot(1)).datagrams.add(5);
-    second.rule(RuleSlot(1)).last_seen_ns.set(1_500_000_000);
-    second.rule(RuleSlot(1)).gap_max_ns.set(250_000_000);
-    second.rule(RuleSlot(1)).jitter_16_ns.set(16_000_000);
+    first.rule(RuleSlot(1)).arrived(10, 100, 1_000_000_000);
+    for (datagrams, now_ns) in [(1, 1_016_000_000), (2, 1_250_000_000), (2, 1_500_000_000)] {
+        second.rule(RuleSlot(1)).arrived(datagrams, 10, now_ns);
+    }
     first.latency(RuleSlot(1)).add(5_000, 10);
     second.latency(RuleSlot(1)).add(2_000_000_000, 5);
     first.output(OutputSlot(2)).copies.add(9);

@@ -73,8 +73,8 @@ impl Totals {
                 self.matched += matched;
                 self.input_drops.extend(drops.iter().filter(|(_, count)| *count > 0));
             }
-            Delta::Rule { slot, datagrams, bytes, flows, last_seen_ns } => {
-                assert!(last_seen_ns > 0);
+            Delta::Rule { slot, datagrams, bytes, flows, first_seen_ns, last_seen_ns } => {
+                assert!(first_seen_ns > 0 && first_seen_ns <= last_seen_ns, "{first_seen_ns} {last_seen_ns}");
                 let rule = self.rules.entry(slot.0).or_default();
                 *rule = (rule.0 + datagrams, rule.1 + bytes, rule.2 + flows);
             }

@@ -41,10 +41,12 @@ pub struct RuleStats {
     /// Time since the last one came, in nanoseconds; null if none did.
     #[serde(default)]
     pub idle_ns: Option<u64>,
-    /// The longest time between two arrivals while the rule was carried, in nanoseconds; null before the second.
+    /// The longest time between two arrivals while the rule was carried, in nanoseconds; null before the second,
+    /// and where the kernel path carries the rule.
     #[serde(default)]
     pub gap_max_ns: Option<u64>,
-    /// How much the time between arrivals varies, in nanoseconds, smoothed as in RFC 3550; null before the third.
+    /// How much the time between arrivals varies, in nanoseconds, smoothed as in RFC 3550; null before the third,
+    /// and where the kernel path carries the rule.
     #[serde(default)]
     pub jitter_ns: Option<u64>,
     /// Different flows seen.
@@ -59,7 +61,7 @@ pub struct RuleStats {
     /// Payload bits per second, since the first datagram came.
     #[serde(default)]
     pub mean_bps: f64,
-    /// How long the rule's datagrams took; null if none was relayed.
+    /// How long the rule's datagrams took; null if no worker relayed any.
     #[serde(default)]
     pub latency: Option<Latency>,
     /// In the order of the rule.

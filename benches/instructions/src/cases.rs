@@ -11,6 +11,8 @@ use mcr_parse::{
 };
 use mcr_proto::endpoint::{Input, Output};
 
+use crate::batch;
+
 /// A name, and what runs the function so many times.
 type Case = (&'static str, fn(u32));
 
@@ -19,6 +21,9 @@ pub(crate) const CASES: &[Case] = &[
     ("parse-ipv6", |times| parsing(times, "[2001:db8::9]:4000", "[ff3e::1]:5000")),
     ("rewrite-ipv4", rewriting),
     ("checksum-1400", checksum),
+    ("batch-64-uncounted", |times| batch::relay(times, 1, false)),
+    ("batch-64", |times| batch::relay(times, 1, true)),
+    ("batch-64-of-8-flows", |times| batch::relay(times, 8, true)),
     ("pool-local", pool_local),
     ("pool-shared", pool_shared),
     ("endpoint-input", |times| endpoint::<Input>(times, "10.0.0.9>232.1.1.1:5000@eth0")),
@@ -27,7 +32,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const PAYLOAD_BYTES: usize = 1400;
 
-fn frame(source: &str, destination: &str) -> Vec<u8> {
+pub(crate) fn frame(source: &str, destination: &str) -> Vec<u8> {
     let payload = [0x5a; PAYLOAD_BYTES];
     let parts = Parts::from(&payload[..]);
     let mut ip = [0; 64];

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a program for people at a terminal")]
 
+mod batch;
 mod cases;
 
 use anyhow::{Context as _, bail};

@@ -137,7 +137,8 @@ pub(crate) enum Verb {
         PPS and BIT/S are averages over the last second, MEAN PPS since the first datagram. Drops are shown by reason, where there\n\
         are any. LAST is how long ago the last datagram came, GAP the longest time between two, JITTER how much that time varies\n\
         (RFC 3550), P50 and P99 what half and 99 % of the datagrams took at most from reception to their last copy's departure.\n\
-        The kernel data path tells neither GAP, JITTER, P50 nor P99: they are \"-\"."
+        The kernel data path tells neither GAP, JITTER, P50 nor P99: they are \"-\".\n\n\
+        With RULE, its flows are listed too: who sends, how much, and since when; the 256 of most datagrams."
     )]
     Stats {
         /// Name or id; without one, all rules

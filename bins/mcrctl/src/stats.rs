@@ -7,7 +7,7 @@ use std::{
 
 use mcr_proto::{
     counters::OutputDrop,
-    rpc::{InputStats, OutputStats, RuleStats, Stats},
+    rpc::{FlowList, FlowStats, InputStats, OutputStats, RuleStats, Stats},
 };
 
 use crate::{
@@ -51,6 +51,9 @@ pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
         writeln!(out)?;
         write_table(out, &columns, seen)?;
     }
+    for list in stats.rules.iter().filter_map(|rule| rule.flow_list.as_ref()) {
+        flows(out, list, stats.time_ns)?;
+    }
     if !stats.rules.is_empty() && !stats.inputs.is_empty() {
         writeln!(out)?;
     }
@@ -71,6 +74,43 @@ pub(crate) fn stats(out: &mut dyn Write, stats: &Stats) -> io::Result<()> {
     if !stats.reflectors.is_empty() {
         writeln!(out)?;
         reflectors(out, &stats.reflectors)?;
+    }
+    Ok(())
+}
+
+/// Who sends, and what of it has no line of its own.
+fn flows(out: &mut dyn Write, list: &FlowList, now_ns: u64) -> io::Result<()> {
+    if !list.flows.is_empty() {
+        let columns = [
+            Text("FLOW FROM"),
+            Number("DATAGRAMS"),
+            Number("BYTES"),
+            Number("PPS"),
+            Number("BIT/S"),
+            Number("MEAN PPS"),
+            Number("LAST"),
+            Number("FIRST"),
+        ];
+        let row = |flow: &FlowStats| {
+            vec![
+                flow.source.to_string(),
+                flow.datagrams.to_string(),
+                bytes(flow.bytes),
+                human(flow.rate_pps),
+                human(flow.rate_bps),
+                human(flow.mean_pps),
+                duration(now_ns.saturating_sub(flow.last_seen_ns)),
+                duration(now_ns.saturating_sub(flow.first_seen_ns)),
+            ]
+        };
+        writeln!(out)?;
+        write_table(out, &columns, list.flows.iter().map(row).collect())?;
+    }
+    if list.left_out > 0 {
+        writeln!(out, "and {} flows more", list.left_out)?;
+    }
+    if list.overflow_datagrams > 0 {
+        writeln!(out, "and {} datagrams of flows that found no place in the table", list.overflow_datagrams)?;
     }
     Ok(())
 }
@@ -191,6 +231,22 @@ mod tests {
                 rate_bps: 2.8e9,
                 mean_pps: 1234.5,
                 mean_bps: 1e7,
+                flow_list: Some(FlowList {
+                    flows: vec![FlowStats {
+                        source: "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().expect("an address"),
+                        worker: 0,
+                        datagrams: 2_345_678,
+                        bytes: 1_400,
+                        first_seen_ns: 0,
+                        last_seen_ns: 0,
+                        rate_pps: 250_000.0,
+                        rate_bps: 2.8e9,
+                        mean_pps: 1234.5,
+                        mean_bps: 0.0,
+                    }],
+                    left_out: 7,
+                    overflow_datagrams: 11,
+                }),
                 latency: Some(mcr_proto::rpc::Latency {
                     datagrams: 12_345_678,
                     mean_ns: 12_000,
@@ -228,5 +284,9 @@ mod tests {
         let timing = text.lines().find(|line| line.contains("10.2us")).expect("the rule's times");
         let cells: Vec<_> = timing.split_whitespace().collect();
         assert_eq!(cells, ["studio-video", "3.20s", "24.0h", "999ns", "10.2us", "1.31ms", "1.23k", "1"]);
+        let flow = text.lines().find(|line| line.contains(":65535")).expect("the flow");
+        let cells: Vec<_> = flow.split_whitespace().skip(1).collect();
+        assert_eq!(cells, ["2345678", "1.40kB", "250k", "2.80G", "1.23k", "0ns", "0ns"]);
+        assert!(text.contains("\nand 7 flows more\nand 11 datagrams of flows"), "{text}");
     }
 }

@@ -8,7 +8,7 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
 use mcr_metrics::Segment;
-use mcr_proto::plan::{InputSlot, OutputSlot, RuleSlot, WorkerIndex};
+use mcr_proto::plan::{FlowSlot, InputSlot, OutputSlot, RuleSlot, WorkerIndex};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use crate::limits::Limits;
@@ -19,6 +19,8 @@ pub(crate) enum Place {
     Input(WorkerIndex, InputSlot),
     Rule(RuleSlot),
     Output(OutputSlot),
+    /// Whichever flow is counted there.
+    Flow(WorkerIndex, FlowSlot),
 }
 
 /// Per second.
@@ -70,7 +72,8 @@ impl Tracks {
     fn begin(&mut self, places: &[Place], all: bool, now: Instant, count: impl Fn(Place) -> Count) {
         if all {
             let listed: std::collections::HashSet<_> = places.iter().copied().collect();
-            self.0.retain(|place, _| listed.contains(place));
+            // Flows are listed with one rule only; they are as few as there are places for them.
+            self.0.retain(|place, _| matches!(place, Place::Flow(..)) || listed.contains(place));
         }
         for place in places {
             self.0
@@ -185,6 +188,7 @@ impl Sampler {
                 let counters = segment.output(slot);
                 (counters.copies.get(), counters.bytes.get())
             }),
+            Place::Flow(worker, slot) => self.segments[usize::from(worker.0)].flow(slot).counts(),
             Place::Input(worker, slot) => {
                 let counters = self.segments[usize::from(worker.0)].input(slot);
                 (counters.received(), counters.bytes.get())

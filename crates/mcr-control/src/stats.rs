@@ -1,19 +1,20 @@
 //! The answer to `stats.get`: who has which slot from the supervisor, numbers from shared memory.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use mcr_metrics::{
-    INPUT_SLOTS, OUTPUT_SLOTS, RULE_SLOTS, RuleSum, Segment, sum_latency, sum_output, sum_rule,
+    FlowSum, INPUT_SLOTS, OUTPUT_SLOTS, RULE_SLOTS, Segment, sum_latency, sum_output, sum_rule,
 };
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     message::{Fault, InputView, OutputView, RuleRef, RuleView},
-    plan::RuleSlot,
-    rpc::{InputStats, Latency, OutputStats, RuleStats, Stats},
+    plan::{FlowSlot, RuleSlot, WorkerIndex},
+    rpc::{FlowList, FlowStats, InputStats, Latency, OutputStats, RuleStats, Stats},
     rule::Datapath,
 };
 use nix::errno::Errno;
@@ -23,6 +24,9 @@ use crate::{
     supervisor::{Supervisor, misunderstood},
     view,
 };
+
+/// Flows that are listed, of one rule.
+const FLOWS_LISTED_MAX: usize = 256;
 
 /// Reads the counters of one rule and of its input, or of everything.
 pub(crate) async fn stats(
@@ -38,12 +42,26 @@ pub(crate) async fn stats(
         inputs.retain(|input| rules.iter().any(|rule| feeds(input, rule)));
     }
     check(&rules, &inputs, segments.len())?;
-    sampler.prepare(&places(&rules, &inputs), rule.is_none()).await;
+    // A list of all flows of all rules would be longer than an answer may be.
+    let flows =
+        if let ([of], true) = (&rules[..], rule.is_some()) { busiest(segments, of.slot) } else { Vec::new() };
+    let flow_places = flows.iter().map(|(worker, slot)| Place::Flow(*worker, *slot));
+    let places: Vec<_> = places(&rules, &inputs).into_iter().chain(flow_places).collect();
+    sampler.prepare(&places, rule.is_none()).await;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time_ns = u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX);
     Ok(Stats {
         time_ns,
-        rules: rules.into_iter().map(|rule| rule_stats(rule, segments, sampler, time_ns)).collect(),
+        rules: rules
+            .into_iter()
+            .map(|of| {
+                // The kernel path does not tell them apart.
+                let told = of.datapath != Some(Datapath::Kernel) || !flows.is_empty();
+                let flow_list =
+                    rule.filter(|_| told).map(|_| flow_list(&flows, segments, of.slot, sampler, time_ns));
+                RuleStats { flow_list, ..rule_stats(of, segments, sampler, time_ns) }
+            })
+            .collect(),
         inputs: inputs.into_iter().map(|input| input_stats(&input, segments, sampler)).collect(),
         reflectors,
     })
@@ -80,7 +98,7 @@ fn places(rules: &[RuleView], inputs: &[InputView]) -> Vec<Place> {
 fn rule_stats(rule: RuleView, segments: &[Segment], sampler: &Sampler, now_ns: u64) -> RuleStats {
     let sum = sum_rule(segments, rule.slot);
     let rate = sampler.rate(Place::Rule(rule.slot));
-    let mean = |count: u64| per_second(count, &sum, now_ns);
+    let mean = |count: u64| per_second(count, sum.first_seen_ns, now_ns);
     RuleStats {
         id: rule.id,
         name: view::name(rule.id, rule.spec.name),
@@ -96,16 +114,65 @@ fn rule_stats(rule: RuleView, segments: &[Segment], sampler: &Sampler, now_ns: u
         rate_bps: rate.bits,
         mean_pps: mean(sum.datagrams),
         mean_bps: mean(sum.bytes.saturating_mul(8)),
+        flow_list: None,
         latency: latency(segments, rule.slot),
         outputs: rule.outputs.iter().map(|output| output_stats(output, segments, sampler)).collect(),
     }
 }
 
-/// Since the rule's first datagram.
-fn per_second(count: u64, sum: &RuleSum, now_ns: u64) -> f64 {
-    let ns = now_ns.saturating_sub(sum.first_seen_ns);
+/// Since the first datagram.
+fn per_second(count: u64, first_seen_ns: u64, now_ns: u64) -> f64 {
+    let ns = now_ns.saturating_sub(first_seen_ns);
     // A fraction of a second would make a rate of one datagram's worth absurdly high.
-    if sum.first_seen_ns == 0 { 0.0 } else { count as f64 * 1e9 / ns.max(1_000_000_000) as f64 }
+    if first_seen_ns == 0 { 0.0 } else { count as f64 * 1e9 / ns.max(1_000_000_000) as f64 }
+}
+
+/// Where the flows of a rule are counted that have most datagrams, in that order.
+fn busiest(segments: &[Segment], rule: RuleSlot) -> Vec<(WorkerIndex, FlowSlot)> {
+    let mut flows: Vec<_> = rows(segments, rule).collect();
+    // By source where they are equal, so that the order holds still.
+    flows.sort_unstable_by_key(|(.., flow)| (Reverse(flow.datagrams), flow.source));
+    flows.into_iter().take(FLOWS_LISTED_MAX).map(|(worker, slot, _)| (worker, slot)).collect()
+}
+
+fn rows(segments: &[Segment], rule: RuleSlot) -> impl Iterator<Item = (WorkerIndex, FlowSlot, FlowSum)> + '_ {
+    let segments = segments.iter().zip(0..);
+    segments.flat_map(move |(segment, worker)| {
+        segment.flows_of(rule).map(move |(slot, flow)| (WorkerIndex(worker), slot, flow))
+    })
+}
+
+fn flow_list(
+    listed: &[(WorkerIndex, FlowSlot)],
+    segments: &[Segment],
+    rule: RuleSlot,
+    sampler: &Sampler,
+    now_ns: u64,
+) -> FlowList {
+    let flows = listed.iter().filter_map(|(worker, slot)| {
+        // Gone, if the rule has left its worker since.
+        let flow = segments[usize::from(worker.0)].flow(*slot).of(rule)?;
+        let rate = sampler.rate(Place::Flow(*worker, *slot));
+        let mean = |count: u64| per_second(count, flow.first_seen_ns, now_ns);
+        Some(FlowStats {
+            source: flow.source,
+            worker: worker.0,
+            datagrams: flow.datagrams,
+            bytes: flow.bytes,
+            first_seen_ns: flow.first_seen_ns,
+            last_seen_ns: flow.last_seen_ns,
+            rate_pps: rate.datagrams,
+            rate_bps: rate.bits,
+            mean_pps: mean(flow.datagrams),
+            mean_bps: mean(flow.bytes.saturating_mul(8)),
+        })
+    });
+    let flows: Vec<_> = flows.collect();
+    FlowList {
+        left_out: (rows(segments, rule).count() as u64).saturating_sub(flows.len() as u64),
+        overflow_datagrams: segments.iter().map(|segment| segment.flow_overflow(rule)).sum(),
+        flows,
+    }
 }
 
 fn latency(segments: &[Segment], slot: RuleSlot) -> Option<Latency> {

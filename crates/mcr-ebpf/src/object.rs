@@ -29,7 +29,7 @@ pub(crate) struct Sizes {
 }
 
 /// Flows counted at most, all rules together: as in a worker.
-const FLOWS_MAX: u32 = 49_152;
+const FLOWS_MAX: u32 = mcr_proto::counters::FLOWS_MAX as u32;
 
 /// Counters of each CPU.
 pub(crate) type PerCpu<C> = PerCpuArray<MapData, C>;

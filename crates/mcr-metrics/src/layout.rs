@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use mcr_proto::counters::{InputDrop, OutputDrop};
+use mcr_proto::counters::{FLOWS_MAX, InputDrop, OutputDrop};
 
-use crate::LatencyCounters;
+use crate::{FlowCounters, LatencyCounters};
 
 /// Inputs a worker can have: one for each interface and data path.
 pub const INPUT_SLOTS: usize = 1024;
@@ -50,6 +50,10 @@ pub struct Header {
     pub heartbeat_ns: Counter,
     /// Turns of the worker's loop.
     pub turns: Counter,
+    /// Rows of flows that were ever in use: from the first on.
+    pub(crate) flow_rows: Counter,
+    /// Datagrams of flows that found no row, of all rules together.
+    pub(crate) flow_overflow: Counter,
 }
 
 /// Counters of one input.
@@ -185,7 +189,8 @@ impl RuleCounters {
     }
 
     pub(crate) fn counters(&self) -> [&Counter; 8] {
-        let Self { datagrams, bytes, last_seen_ns, flows, first_seen_ns, gap_max, jitter_16, interval } = self;
+        let Self { datagrams, bytes, last_seen_ns, flows, first_seen_ns, gap_max, jitter_16, interval } =
+            self;
         [datagrams, bytes, last_seen_ns, flows, first_seen_ns, gap_max, jitter_16, interval]
     }
 }
@@ -251,6 +256,9 @@ pub(crate) struct Layout {
     pub(crate) rules: [RuleCounters; RULE_SLOTS],
     pub(crate) outputs: [OutputCounters; OUTPUT_SLOTS],
     pub(crate) latencies: [LatencyCounters; RULE_SLOTS],
+    pub(crate) flows: [FlowCounters; FLOWS_MAX],
+    /// Datagrams of flows that found no row, by rule.
+    pub(crate) flow_overflows: [Counter; RULE_SLOTS],
 }
 
 /// Size of a segment in bytes. Pages that were never written take no memory.
@@ -258,7 +266,7 @@ pub const SEGMENT_BYTES: usize = size_of::<Layout>();
 
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"MCRCOUNT");
 /// Changes with every size in the layout, so that two builds that disagree refuse each other.
-pub(crate) const LAYOUT: u64 = 2 << 48 | SEGMENT_BYTES as u64;
+pub(crate) const LAYOUT: u64 = 3 << 48 | SEGMENT_BYTES as u64;
 
 #[cfg(test)]
 mod tests {

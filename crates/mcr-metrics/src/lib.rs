@@ -10,19 +10,23 @@
 //!
 //! What is not here: who has which slot (the supervisor), rates and names (control).
 
+mod flows;
 mod latency;
 mod layout;
+mod mapping;
 mod numbers;
 pub mod prometheus;
 mod segment;
 
+pub use flows::{FlowCounters, FlowSum};
 pub use latency::{LATENCY_BUCKETS, LatencyCounters, LatencySum};
 pub use layout::{
     Counter, Header, INPUT_SLOTS, InputCounters, OUTPUT_SLOTS, OutputCounters, RULE_SLOTS, RuleCounters,
     SEGMENT_BYTES, SendErrors,
 };
+pub use mapping::{Access, AttachError};
 pub use numbers::Numbers;
-pub use segment::{Access, AttachError, Segment};
+pub use segment::Segment;
 
 use mcr_proto::plan::{OutputSlot, RuleSlot};
 

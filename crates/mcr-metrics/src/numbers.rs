@@ -1,43 +1,21 @@
 //! A row of numbers in shared memory, for whoever has few counters of its own kind.
 
 use std::{
-    ffi::c_void,
-    fs::File,
     io,
-    num::NonZeroUsize,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    ptr::NonNull,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     slice,
 };
 
-use nix::{
-    fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        mman::{MapFlags, ProtFlags, mmap, munmap},
-        stat::fstat,
-    },
-    unistd::ftruncate,
-};
+use crate::{Access, AttachError, Counter, mapping::Mapping};
 
-use crate::{Access, AttachError, Counter};
-
-const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
 const NUMBER_BYTES: usize = size_of::<Counter>();
 
 /// Numbers that one process writes and others read.
 #[derive(Debug)]
 pub struct Numbers {
-    // The mapping stays valid without the descriptor; it is kept to hand it on.
-    fd: OwnedFd,
-    first: NonNull<Counter>,
+    memory: Mapping,
     count: usize,
 }
-
-// SAFETY: the mapping is memory like any other, not bound to a thread, and everything in it is an atomic.
-unsafe impl Send for Numbers {}
-// SAFETY: as above; shared access goes through atomics only.
-unsafe impl Sync for Numbers {}
 
 impl Numbers {
     /// Makes `count` numbers, all zero, writable, sealed against resizing.
@@ -47,11 +25,7 @@ impl Numbers {
     /// # Errors
     /// [`AttachError::Io`] where the kernel has no memory or descriptors left.
     pub fn create(count: usize) -> Result<Self, AttachError> {
-        let fd = memfd_create(c"mcr-numbers", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-            .map_err(failed("memfd_create"))?;
-        ftruncate(&fd, (count * NUMBER_BYTES) as libc::off_t).map_err(failed("ftruncate"))?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(SIZE_SEALS | SealFlag::F_SEAL_SEAL)).map_err(failed("fcntl"))?;
-        Ok(Self { first: map(&fd, count, Access::Write)?, fd, count })
+        Ok(Self { memory: Mapping::create(c"mcr-numbers", count * NUMBER_BYTES)?, count })
     }
 
     /// Maps numbers that another process made.
@@ -61,15 +35,7 @@ impl Numbers {
     /// # Errors
     /// A descriptor of something else than so many numbers, or of what could change its size (reads would then be fatal).
     pub fn attach(fd: OwnedFd, count: usize, access: Access) -> Result<Self, AttachError> {
-        let bytes = fstat(&fd).map_err(failed("fstat"))?.st_size;
-        if bytes != (count * NUMBER_BYTES) as libc::off_t {
-            return Err(AttachError::Layout);
-        }
-        let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(|_| AttachError::Unsealed)?;
-        if !SealFlag::from_bits_retain(seals).contains(SIZE_SEALS) {
-            return Err(AttachError::Unsealed);
-        }
-        Ok(Self { first: map(&fd, count, access)?, fd, count })
+        Ok(Self { memory: Mapping::attach(fd, count * NUMBER_BYTES, access)?, count })
     }
 
     /// A descriptor of the same memory through which nobody can write, whatever they map.
@@ -77,45 +43,22 @@ impl Numbers {
     /// # Errors
     /// The kernel's, as where `/proc` is not mounted.
     pub fn read_only(&self) -> io::Result<OwnedFd> {
-        Ok(File::open(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?.into())
+        self.memory.read_only()
     }
 
     /// The numbers. Writing through a mapping for reading faults.
     #[inline]
     pub fn all(&self) -> &[Counter] {
-        // SAFETY: `first` points to a mapping of `count` numbers, page-aligned; it lives until drop; sealed against shrinking,
-        // so no page can vanish; a Counter is an atomic, valid for any bit pattern, so writers elsewhere are no data race.
-        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.count) }
+        // SAFETY: the mapping has room for `count` numbers, page-aligned; it lives as long as the borrow of it; it cannot shrink, so no
+        // page can vanish; a Counter is an atomic, valid for any bit pattern, so writers elsewhere are no data race.
+        unsafe { slice::from_raw_parts(self.memory.start().as_ptr().cast(), self.count) }
     }
 }
 
 impl AsFd for Numbers {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.memory.as_fd()
     }
-}
-
-impl Drop for Numbers {
-    fn drop(&mut self) {
-        // SAFETY: `first` is the start of a mapping of so many bytes that only this value owns; no borrow outlives it.
-        let _ = unsafe { munmap(self.first.cast::<c_void>(), self.count * NUMBER_BYTES) };
-    }
-}
-
-fn map(fd: &OwnedFd, count: usize, access: Access) -> Result<NonNull<Counter>, AttachError> {
-    let length = NonZeroUsize::new(count * NUMBER_BYTES);
-    let length = length.unwrap_or_else(|| panic!("a row of no numbers"));
-    let protection = match access {
-        Access::Write => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-        Access::Read => ProtFlags::PROT_READ,
-    };
-    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing that exists.
-    let address = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, 0) };
-    Ok(address.map_err(failed("mmap"))?.cast())
-}
-
-fn failed(call: &'static str) -> impl Fn(nix::Error) -> AttachError {
-    move |errno| AttachError::Io { call, source: errno.into() }
 }
 
 #[cfg(test)]
@@ -136,7 +79,10 @@ mod tests {
     fn another_count_or_a_file_is_refused() {
         let numbers = Numbers::create(10).expect("memory");
         let fd = numbers.as_fd().try_clone_to_owned().expect("a descriptor");
-        assert!(matches!(Numbers::attach(fd, 11, Access::Read), Err(AttachError::Layout)));
+        assert!(matches!(
+            Numbers::attach(fd, 11, Access::Read),
+            Err(AttachError::Size { got: 80, want: 88 })
+        ));
         let file = tempfile::tempfile().expect("a file");
         file.set_len(80).expect("room");
         assert!(matches!(Numbers::attach(file.into(), 10, Access::Read), Err(AttachError::Unsealed)));

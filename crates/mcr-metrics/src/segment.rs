@@ -1,82 +1,28 @@
-//! The shared memory itself: made, handed on, mapped, cleared.
+//! A worker's counters in shared memory: what is where, and how places are cleared.
 
 use std::{
-    ffi::c_void,
-    fs::File,
     io,
-    num::NonZeroUsize,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    ptr::NonNull,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::Ordering::Relaxed,
 };
 
-use mcr_proto::plan::{InputSlot, OutputSlot, RuleSlot};
-use nix::{
-    fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        mman::{MapFlags, ProtFlags, mmap, munmap},
-        stat::fstat,
-    },
-    unistd::ftruncate,
+use mcr_proto::{
+    counters::FLOWS_MAX,
+    plan::{FlowSlot, InputSlot, OutputSlot, RuleSlot},
 };
 
 use crate::{
-    LatencyCounters,
-    layout::{
-        Header, InputCounters, LAYOUT, Layout, MAGIC, OutputCounters, RuleCounters, SEGMENT_BYTES,
-    },
+    Access, AttachError, FlowCounters, FlowSum, LatencyCounters,
+    layout::{Header, InputCounters, LAYOUT, Layout, MAGIC, OutputCounters, RuleCounters, SEGMENT_BYTES},
+    mapping::Mapping,
 };
-
-/// What a mapping may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Counting; the process that holds it is a writer.
-    Write,
-    /// Looking.
-    Read,
-}
-
-/// Why a descriptor could not be used as a segment.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttachError {
-    /// Another size than this build's.
-    #[error("the segment has {got} bytes, this build expects {SEGMENT_BYTES}; restart the daemon")]
-    Size {
-        /// Its size.
-        got: u64,
-    },
-    /// It could shrink under the mapping.
-    #[error("the segment is not sealed against resizing")]
-    Unsealed,
-    /// Not a segment, or another build's.
-    #[error("the segment was made by another build; restart the daemon")]
-    Layout,
-    /// The kernel refused.
-    #[error("{call} failed")]
-    Io {
-        /// Which call.
-        call: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// One worker's counters, mapped.
 #[derive(Debug)]
 pub struct Segment {
-    // The mapping stays valid without the descriptor; it is kept to hand it on.
-    fd: OwnedFd,
-    layout: NonNull<Layout>,
-    access: Access,
+    memory: Mapping,
 }
-
-// SAFETY: the mapping is memory like any other, not bound to a thread, and everything in it is an atomic.
-unsafe impl Send for Segment {}
-// SAFETY: as above; shared access goes through atomics only.
-unsafe impl Sync for Segment {}
 
 impl Segment {
     /// Makes a segment, all zero, writable, sealed against resizing.
@@ -84,11 +30,7 @@ impl Segment {
     /// # Errors
     /// [`AttachError::Io`] where the kernel has no memory or descriptors left.
     pub fn create() -> Result<Self, AttachError> {
-        let fd = memfd_create(c"mcr-counters", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-            .map_err(failed("memfd_create"))?;
-        ftruncate(&fd, SEGMENT_BYTES as libc::off_t).map_err(failed("ftruncate"))?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(SIZE_SEALS | SealFlag::F_SEAL_SEAL)).map_err(failed("fcntl"))?;
-        let segment = Self { layout: map(&fd, Access::Write)?, fd, access: Access::Write };
+        let segment = Self { memory: Mapping::create(c"mcr-counters", SEGMENT_BYTES)? };
         segment.layout().header.magic.store(MAGIC, Relaxed);
         segment.layout().header.layout.store(LAYOUT, Relaxed);
         Ok(segment)
@@ -99,15 +41,7 @@ impl Segment {
     /// # Errors
     /// A descriptor that is not a segment of this build, or that could change its size (reads would then be fatal).
     pub fn attach(fd: OwnedFd, access: Access) -> Result<Self, AttachError> {
-        let bytes = fstat(&fd).map_err(failed("fstat"))?.st_size;
-        if bytes != SEGMENT_BYTES as libc::off_t {
-            return Err(AttachError::Size { got: u64::try_from(bytes).unwrap_or(0) });
-        }
-        let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(|_| AttachError::Unsealed)?;
-        if !SealFlag::from_bits_retain(seals).contains(SIZE_SEALS) {
-            return Err(AttachError::Unsealed);
-        }
-        let segment = Self { layout: map(&fd, access)?, fd, access };
+        let segment = Self { memory: Mapping::attach(fd, SEGMENT_BYTES, access)? };
         let header = &segment.layout().header;
         if header.magic.load(Relaxed) != MAGIC || header.layout.load(Relaxed) != LAYOUT {
             return Err(AttachError::Layout);
@@ -120,8 +54,7 @@ impl Segment {
     /// # Errors
     /// The kernel's, as where `/proc` is not mounted.
     pub fn read_only(&self) -> io::Result<OwnedFd> {
-        // Opening again is the one way to less access: a duplicate has the rights of its original.
-        Ok(File::open(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?.into())
+        self.memory.read_only()
     }
 
     /// The first page.
@@ -144,6 +77,51 @@ impl Segment {
         &self.layout().latencies[slot.0 as usize]
     }
 
+    /// Gives a row to a flow of which nothing is counted yet. For the one writer; panics as [`Segment::input`] does.
+    pub fn begin_flow(&self, slot: FlowSlot, rule: RuleSlot, source: SocketAddr, now_ns: u64) {
+        let Layout { header, flows, .. } = self.layout();
+        flows[slot.0 as usize].begin(rule, source, now_ns);
+        let rows = u64::from(slot.0) + 1;
+        if rows > header.flow_rows.get() {
+            header.flow_rows.set(rows);
+        }
+    }
+
+    /// A flow's row. Panics as [`Segment::input`] does.
+    #[inline]
+    pub fn flow(&self, slot: FlowSlot) -> &FlowCounters {
+        &self.layout().flows[slot.0 as usize]
+    }
+
+    /// Counts datagrams of a flow that found no row. For the one writer; panics as [`Segment::input`] does.
+    #[cold]
+    pub fn flow_overflowed(&self, rule: RuleSlot, datagrams: u64) {
+        let Layout { header, flow_overflows, .. } = self.layout();
+        flow_overflows[rule.0 as usize].add(datagrams);
+        header.flow_overflow.add(datagrams);
+    }
+
+    /// Datagrams of a rule's flows that found no row. Panics as [`Segment::input`] does.
+    pub fn flow_overflow(&self, rule: RuleSlot) -> u64 {
+        let Layout { header, flow_overflows, .. } = self.layout();
+        // Looking at pages that were never written would take memory for them.
+        if header.flow_overflow.get() == 0 { 0 } else { flow_overflows[rule.0 as usize].get() }
+    }
+
+    /// The flows of a rule and their rows, in no order: a walk over all rows in use.
+    pub fn flows_of(&self, rule: RuleSlot) -> impl Iterator<Item = (FlowSlot, FlowSum)> + '_ {
+        let rows = (self.layout().header.flow_rows.get() as usize).min(FLOWS_MAX);
+        let flows = self.layout().flows[..rows].iter().zip(0..);
+        flows.filter_map(move |(flow, slot)| Some((FlowSlot(slot), flow.of(rule)?)))
+    }
+
+    /// Takes all rows from their flows, once their writer is no more.
+    pub fn end_flows(&self) {
+        let Layout { header, flows, .. } = self.layout();
+        flows[..(header.flow_rows.get() as usize).min(FLOWS_MAX)].iter().for_each(|flow| _ = flow.end());
+        header.flow_rows.set(0);
+    }
+
     /// An output's counters. Panics as [`Segment::input`] does.
     pub fn output(&self, slot: OutputSlot) -> &OutputCounters {
         &self.layout().outputs[slot.0 as usize]
@@ -156,6 +134,9 @@ impl Segment {
             self.latency(slot).counters().for_each(|counter| self.clear(counter));
         }
         rule.counters().into_iter().for_each(|counter| self.clear(counter));
+        if self.flow_overflow(slot) != 0 {
+            self.layout().flow_overflows[slot.0 as usize].set(0);
+        }
     }
 
     /// Zeroes an output's counters, for a slot that no worker uses.
@@ -174,54 +155,28 @@ impl Segment {
     }
 
     fn layout(&self) -> &Layout {
-        // SAFETY: `layout` points to a mapping of SEGMENT_BYTES = size_of::<Layout>() bytes, page-aligned, which covers
-        // Layout's 4,096; it lives until drop; sealed against shrinking, so no page can vanish; every field is an atomic,
-        // valid for any bit pattern, so writers in other processes are no data race.
-        unsafe { self.layout.as_ref() }
+        // SAFETY: the mapping has SEGMENT_BYTES = size_of::<Layout>() bytes, page-aligned, which covers Layout's 4,096; it lives as
+        // long as the borrow of it; it cannot shrink, so no page can vanish; every field is an atomic, valid for any bit
+        // pattern, so writers in other processes are no data race.
+        unsafe { self.memory.start().cast::<Layout>().as_ref() }
     }
 
     /// What this mapping may be used for. Writing through a [`Access::Read`] one faults.
     pub fn access(&self) -> Access {
-        self.access
+        self.memory.access()
     }
 }
 
 impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.memory.as_fd()
     }
-}
-
-impl Drop for Segment {
-    fn drop(&mut self) {
-        // SAFETY: `layout` is the start of a mapping of SEGMENT_BYTES that only this value owns; no borrow outlives it.
-        // Failure would mean it was no mapping, which the constructor rules out.
-        let _ = unsafe { munmap(self.layout.cast::<c_void>(), SEGMENT_BYTES) };
-    }
-}
-
-const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
-const LENGTH: NonZeroUsize = match NonZeroUsize::new(SEGMENT_BYTES) {
-    Some(length) => length,
-    None => unreachable!(),
-};
-
-fn map(fd: &OwnedFd, access: Access) -> Result<NonNull<Layout>, AttachError> {
-    let protection = match access {
-        Access::Write => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-        Access::Read => ProtFlags::PROT_READ,
-    };
-    // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing that exists.
-    let address = unsafe { mmap(None, LENGTH, protection, MapFlags::MAP_SHARED, fd, 0) };
-    Ok(address.map_err(failed("mmap"))?.cast())
-}
-
-fn failed(call: &'static str) -> impl Fn(nix::Error) -> AttachError {
-    move |errno| AttachError::Io { call, source: errno.into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::stat::fstat;
+
     use super::*;
 
     #[test]
@@ -266,9 +221,32 @@ mod tests {
     }
 
     #[test]
+    fn flows_are_those_of_their_rule_until_their_writer_ends() {
+        let segment = Segment::create().expect("memory");
+        let reader = Segment::attach(segment.read_only().expect("/proc"), Access::Read).expect("own segment");
+        let source = |port: u16| SocketAddr::from(([10, 0, 0, 9], port));
+        for slot in 0..6_u16 {
+            let (flow, rule) = (FlowSlot(slot.into()), RuleSlot(u32::from(slot) % 2));
+            segment.begin_flow(flow, rule, source(slot), 5);
+            segment.flow(flow).arrived(u64::from(slot), 10, 7);
+        }
+        segment.flow(FlowSlot(2)).end();
+        segment.flow_overflowed(RuleSlot(1), 3);
+        let of =
+            |rule| reader.flows_of(RuleSlot(rule)).map(|(slot, flow)| (slot.0, flow.source.port())).collect();
+        let rows: [Vec<_>; 3] = [of(0), of(1), of(2)];
+        assert_eq!(rows, [vec![(0, 0), (4, 4)], vec![(1, 1), (3, 3), (5, 5)], vec![]]);
+        assert_eq!([0, 1].map(|rule| reader.flow_overflow(RuleSlot(rule))), [0, 3]);
+        segment.clear_rule(RuleSlot(1));
+        assert_eq!(reader.flow_overflow(RuleSlot(1)), 0);
+        segment.end_flows();
+        assert_eq!(reader.flows_of(RuleSlot(0)).count() + reader.flows_of(RuleSlot(1)).count(), 0);
+    }
+
+    #[test]
     fn a_file_is_not_a_segment() {
         let file = tempfile::tempfile().expect("a file");
-        assert!(matches!(Segment::attach(file.into(), Access::Read), Err(AttachError::Size { got: 0 })));
+        assert!(matches!(Segment::attach(file.into(), Access::Read), Err(AttachError::Size { got: 0, .. })));
         let file = tempfile::tempfile().expect("a file");
         file.set_len(SEGMENT_BYTES as u64).expect("room");
         assert!(matches!(Segment::attach(file.into(), Access::Read), Err(AttachError::Unsealed)));

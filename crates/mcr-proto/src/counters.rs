@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Flows that a worker tells apart, of all its rules together; the kernel data path as many. What is beyond is counted together.
+pub const FLOWS_MAX: usize = 49_152;
+
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*

@@ -48,6 +48,10 @@ identity! {
     /// The place of an output's counters in shared memory.
     OutputSlot(u32)
 }
+identity! {
+    /// The place of a flow's counters in a worker's shared memory, below [`FLOWS_MAX`](crate::counters::FLOWS_MAX).
+    FlowSlot(u32)
+}
 
 /// One rule compiled for one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,13 +1,13 @@
 //! Cost of one datagram through the engine: look up and append, then what each output makes of a run.
 #![allow(missing_docs)]
 
-use std::hint::black_box;
+use std::{hint::black_box, net::SocketAddr};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Ttl},
-    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
 };
 use mcr_relay::engine::{Arrival, Counts, Engine, RUN_BYTES_MAX};
 
@@ -28,7 +28,9 @@ impl Counts for Sum {
         self.0 += datagrams;
     }
 
-    fn rule(&mut self, _: RuleSlot, datagrams: u64, bytes: u64, _: bool) {
+    fn begin_flow(&mut self, _: FlowSlot, _: RuleSlot, _: SocketAddr) {}
+
+    fn rule(&mut self, _: RuleSlot, datagrams: u64, bytes: u64, _: Option<FlowSlot>) {
         self.0 += datagrams + bytes;
     }
 

@@ -2,9 +2,11 @@
 //!
 //! What is not here: what the kernel makes of it before a worker sees it, and of the copies afterwards.
 
+use std::net::SocketAddr;
+
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
-    plan::{InputSlot, OutputSlot, PlanOp, Route, RuleSlot, SocketId},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RuleSlot, SocketId},
     probe::Probe,
     rule::RuleSpec,
 };
@@ -61,7 +63,9 @@ impl Counts for Noted {
         self.0.input = Some(reason);
     }
 
-    fn rule(&mut self, rule: RuleSlot, _: u64, _: u64, _: bool) {
+    fn begin_flow(&mut self, _: FlowSlot, _: RuleSlot, _: SocketAddr) {}
+
+    fn rule(&mut self, rule: RuleSlot, _: u64, _: u64, _: Option<FlowSlot>) {
         self.0.rules.push(rule);
     }
 

@@ -303,6 +303,8 @@ impl<'a> Supervisor<'a> {
                 worker.running = None;
                 worker.enter(WorkerState::Backoff, Instant::now());
                 worker.start_at = Some(Instant::now() + pause);
+                // Nobody writes there any more, and the next one begins with an empty table.
+                worker.counters.end_flows();
                 let index = worker.index;
                 self.state.events.worker(index, EventWhat::Died, Some(how));
                 self.state.count_lost(index);

@@ -3,13 +3,20 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use mcr_client::{Client, ClientError, Options};
-use mcr_proto::rpc::{Event, InterfaceInfo, RuleInfo, Stats, Subscribe, WorkerInfo};
+use mcr_proto::{
+    message::{FaultKind, RuleRef},
+    rpc::{Event, InterfaceInfo, RuleInfo, Stats, Subscribe, WorkerInfo},
+};
 
 /// Between two looks; rates are averages over a second anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,10 +44,13 @@ pub(crate) enum Update {
     Gone(String),
 }
 
-pub(crate) fn start(socket: PathBuf) -> io::Result<Receiver<Update>> {
+/// The rule whose flows are wanted: its number, or 0 for none.
+pub(crate) type Wanted = Arc<AtomicU64>;
+
+pub(crate) fn start(socket: PathBuf, wanted: Wanted) -> io::Result<Receiver<Update>> {
     let (sender, updates) = sync_channel(UPDATES_MAX);
     let (events, path) = (sender.clone(), socket.clone());
-    thread::Builder::new().name("looks".into()).spawn(move || looks(&socket, &sender))?;
+    thread::Builder::new().name("looks".into()).spawn(move || looks(&socket, &wanted, &sender))?;
     thread::Builder::new().name("events".into()).spawn(move || follow(&path, &events))?;
     Ok(updates)
 }
@@ -49,7 +59,7 @@ fn connect(socket: &Path) -> Result<Client, ClientError> {
     Client::connect(socket, Options { deadline: ANSWER_WITHIN })
 }
 
-fn looks(socket: &Path, updates: &SyncSender<Update>) {
+fn looks(socket: &Path, wanted: &AtomicU64, updates: &SyncSender<Update>) {
     let mut client = None;
     loop {
         let begun = Instant::now();
@@ -58,7 +68,7 @@ fn looks(socket: &Path, updates: &SyncSender<Update>) {
             None => connect(socket),
         };
         let looked = looked.and_then(|mut connected| {
-            let look = look(&mut connected)?;
+            let look = look(&mut connected, wanted.load(Ordering::Relaxed))?;
             client = Some(connected);
             Ok(look)
         });
@@ -74,9 +84,18 @@ fn looks(socket: &Path, updates: &SyncSender<Update>) {
     }
 }
 
-fn look(client: &mut Client) -> Result<Look, ClientError> {
+fn look(client: &mut Client, wanted: u64) -> Result<Look, ClientError> {
+    let mut stats = client.stats(None)?;
+    if let Some(rule) = stats.rules.iter_mut().find(|rule| rule.id.0 == wanted) {
+        match client.stats(Some(&RuleRef::Id(rule.id))) {
+            Ok(one) => rule.flow_list = one.rules.into_iter().next().and_then(|one| one.flow_list),
+            // Gone in between.
+            Err(ClientError::Fault(fault)) if fault.kind == FaultKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(Look {
-        stats: client.stats(None)?,
+        stats,
         rules: client.rules(None)?,
         workers: client.workers()?,
         interfaces: client.interfaces()?,

@@ -78,7 +78,9 @@ fn walk(model: &mut Model, steps: isize) {
             (_, Tab::Events) => model.events.len(),
             (Some(look), Tab::Workers) => look.workers.len(),
             (Some(look), Tab::Interfaces) => look.interfaces.len(),
-            (Some(_), Tab::Rules) => model.opened.map_or(0, |rule| model.outputs(rule).len()),
+            (Some(_), Tab::Rules) => {
+                model.opened.map_or(0, |rule| model.outputs(rule).len() + model.flows(rule).len())
+            }
             (None, _) => 0,
         };
         model.scroll = model.scroll.saturating_add_signed(steps).min(last.saturating_sub(1));

@@ -42,6 +42,7 @@ pub enum TopError {
 /// Any [`TopError`].
 pub fn run(socket: PathBuf) -> Result<(), TopError> {
     screen::require_terminal()?;
-    let updates = feed::start(socket.clone()).map_err(TopError::Thread)?;
-    screen::show(model::Model::new(socket.display().to_string()), &updates)
+    let wanted = feed::Wanted::default();
+    let updates = feed::start(socket.clone(), wanted.clone()).map_err(TopError::Thread)?;
+    screen::show(model::Model::new(socket.display().to_string()), &updates, &wanted)
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use mcr_proto::{
     message::RuleState,
-    rpc::{Event, OutputStats, RuleInfo, RuleStats, Stats},
+    rpc::{Event, FlowStats, OutputStats, RuleInfo, RuleStats, Stats},
     rule::RuleId,
 };
 
@@ -208,6 +208,13 @@ impl Model {
             (output, Drops { total, rate: rate(earlier, total, seconds) })
         });
         outputs.collect()
+    }
+
+    /// Who sends to a rule, as far as it is known.
+    pub(crate) fn flows(&self, rule: RuleId) -> &[FlowStats] {
+        let rules = self.look.iter().flat_map(|look| &look.stats.rules);
+        let list = rules.filter(|stats| stats.id == rule).find_map(|stats| stats.flow_list.as_ref());
+        list.map_or(&[], |list| &list.flows)
     }
 
     /// What inputs dropped.

@@ -23,7 +23,13 @@ use ratatui::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::{TopError, feed::Update, keys, model::Model, render};
+use crate::{
+    TopError,
+    feed::{Update, Wanted},
+    keys,
+    model::Model,
+    render,
+};
 
 /// How long a key, an update or a signal may wait to be noticed.
 const NOTICE_WITHIN: Duration = Duration::from_millis(50);
@@ -76,20 +82,21 @@ fn restore_after_panic() {
     });
 }
 
-pub(crate) fn show(mut model: Model, updates: &Receiver<Update>) -> Result<(), TopError> {
+pub(crate) fn show(mut model: Model, updates: &Receiver<Update>, wanted: &Wanted) -> Result<(), TopError> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGHUP, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&ended)).map_err(TopError::Terminal)?;
     }
     let _taken = Taken::take().map_err(TopError::Terminal)?;
     let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout())).map_err(TopError::Terminal)?;
-    turn(&mut terminal, &mut model, updates, &ended).map_err(TopError::Terminal)
+    turn(&mut terminal, &mut model, updates, wanted, &ended).map_err(TopError::Terminal)
 }
 
 fn turn(
     terminal: &mut Terminal<CrosstermBackend<io::Stdout>>,
     model: &mut Model,
     updates: &Receiver<Update>,
+    wanted: &Wanted,
     ended: &AtomicBool,
 ) -> io::Result<()> {
     let mut stale = true;
@@ -99,6 +106,7 @@ fn turn(
             stale = true;
         }
         if std::mem::take(&mut stale) {
+            wanted.store(model.opened.map_or(0, |rule| rule.0), Ordering::Relaxed);
             terminal.draw(|frame| render::render(model, frame))?;
         }
         // A signal interrupts it, and a hang-up ends the input.

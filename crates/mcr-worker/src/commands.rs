@@ -141,6 +141,7 @@ impl Plans {
             outputs_of(&op).for_each(|output| subject.sends.forget(output));
             if let PlanOp::Remove(rule) = op {
                 subject.segment.rule(rule).given_up();
+                subject.engine.flows_of(rule).for_each(|flow| _ = subject.segment.flow(flow).end());
             }
             subject.engine.apply(op);
         }

@@ -1,26 +1,29 @@
 //! Counting into the worker's segment. The only place that knows which outcome goes to which counter.
 
+use std::net::SocketAddr;
+
 use mcr_metrics::Segment;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
-    plan::{InputSlot, OutputSlot, RuleSlot},
+    plan::{FlowSlot, InputSlot, OutputSlot, RuleSlot},
 };
 use mcr_relay::engine::{self, Engine};
 
-use crate::{arrival::Rejected, batch::Frame};
+use crate::arrival::Rejected;
 
 /// The segment, and the time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Counts<'a> {
-    pub(crate) segment: &'a Segment,
+pub struct Counts<'a> {
+    /// The worker's.
+    pub segment: &'a Segment,
     /// When the datagrams at hand came, in nanoseconds since 1970.
-    pub(crate) arrived_ns: u64,
+    pub arrived_ns: u64,
 }
 
 impl Counts<'_> {
     /// One frame came, of so many datagrams.
     #[inline]
-    pub(crate) fn received(&self, input: InputSlot, datagrams: u32, bytes: u32) {
+    pub fn received(&self, input: InputSlot, datagrams: u32, bytes: u32) {
         let counters = self.segment.input(input);
         counters.frames.add(1);
         counters.datagrams.add(u64::from(datagrams));
@@ -34,13 +37,14 @@ impl Counts<'_> {
         drop.add(u64::from(rejected.datagrams));
     }
 
-    /// Copies of datagrams are done with at `now_ns`, nanoseconds since 1970, as far as the worker has to do with them.
-    pub(crate) fn relayed(&self, engine: &Engine, frames: &[Frame], now_ns: u64) {
+    /// The copies of all runs are done with at `now_ns`, as far as the worker has to do with them; `received_ns` says when a frame
+    /// of the batch was received. Both are nanoseconds since 1970.
+    pub fn relayed(&self, engine: &Engine, received_ns: impl Fn(u32) -> u64, now_ns: u64) {
         for run in engine.runs() {
             let Some(rule) = engine.rule_of(run) else { continue };
             let latency = self.segment.latency(rule);
             for (frame, datagrams) in run.frames() {
-                let took_ns = now_ns.saturating_sub(frames[frame as usize].received_ns);
+                let took_ns = now_ns.saturating_sub(received_ns(frame));
                 latency.add(took_ns, u64::from(datagrams));
             }
         }
@@ -48,7 +52,7 @@ impl Counts<'_> {
 
     /// The kernel took so many copies.
     #[inline]
-    pub(crate) fn sent(&self, output: OutputSlot, datagrams: u32, bytes: u32) {
+    pub fn sent(&self, output: OutputSlot, datagrams: u32, bytes: u32) {
         let counters = self.segment.output(output);
         counters.copies.add(u64::from(datagrams));
         counters.bytes.add(u64::from(bytes));
@@ -77,12 +81,18 @@ impl engine::Counts for Counts<'_> {
         self.segment.input(input).drops[reason as usize].add(datagrams);
     }
 
+    #[cold]
+    fn begin_flow(&mut self, flow: FlowSlot, rule: RuleSlot, source: SocketAddr) {
+        self.segment.begin_flow(flow, rule, source, self.arrived_ns);
+        self.segment.rule(rule).flows.add(1);
+    }
+
     #[inline]
-    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, new_flow: bool) {
-        let counters = self.segment.rule(rule);
-        counters.arrived(datagrams, bytes, self.arrived_ns);
-        if new_flow {
-            counters.flows.add(1);
+    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, flow: Option<FlowSlot>) {
+        self.segment.rule(rule).arrived(datagrams, bytes, self.arrived_ns);
+        match flow {
+            Some(flow) => self.segment.flow(flow).arrived(datagrams, bytes, self.arrived_ns),
+            None => self.segment.flow_overflowed(rule, datagrams),
         }
     }
 

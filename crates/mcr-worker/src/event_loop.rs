@@ -165,7 +165,8 @@ impl Worker {
             }
             // Its sends ended in the last wait that brought something.
             let counts = Counts { segment: &self.segment, arrived_ns: 0 };
-            counts.relayed(&self.engine, self.batch.frames(), self.realtime_ns);
+            let frames = self.batch.frames();
+            counts.relayed(&self.engine, |frame| frames[frame as usize].received_ns, self.realtime_ns);
             self.engine.clear_runs();
             self.sends.begin();
             if self.batch.is_relayed() {

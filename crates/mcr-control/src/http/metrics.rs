@@ -198,8 +198,7 @@ fn latency_series(text: &mut Exposition, rules: &[Rule<'_>], segments: &[Segment
     }
     let help = "Rules with latencies that are left out here because there are too many.";
     text.family("mcr_rule_latencies_left_out", Kind::Gauge, help).sample(&[], left_out);
-    let help =
-        "How long datagrams took from reception to the kernel having taken, or refused, their last copy; absent on the kernel path.";
+    let help = "How long datagrams took from reception to the kernel having taken, or refused, their last copy; absent on the kernel path.";
     let mut family = text.family("mcr_rule_latency_seconds", Kind::Histogram, help);
     for (rule, sum) in seen {
         let below = sum.doublings().map(|(ns, count)| (ns as f64 / 1e9, count));

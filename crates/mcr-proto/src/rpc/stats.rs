@@ -1,6 +1,6 @@
 //! Counters as clients see them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,11 +61,50 @@ pub struct RuleStats {
     /// Payload bits per second, since the first datagram came.
     #[serde(default)]
     pub mean_bps: f64,
+    /// Who sends; null unless this rule alone was asked for, and where the kernel path carries it.
+    #[serde(default)]
+    pub flow_list: Option<FlowList>,
     /// How long the rule's datagrams took; null if no worker relayed any.
     #[serde(default)]
     pub latency: Option<Latency>,
     /// In the order of the rule.
     pub outputs: Vec<OutputStats>,
+}
+
+/// The flows of a rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlowList {
+    /// Those of most datagrams, in that order; at most 256.
+    pub flows: Vec<FlowStats>,
+    /// How many flows are left out here.
+    pub left_out: u64,
+    /// Datagrams of flows that found no place in the table, and so are in none.
+    pub overflow_datagrams: u64,
+}
+
+/// Counters of a flow, since its rule was given to the worker that has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlowStats {
+    /// Who sends: address and port.
+    pub source: SocketAddr,
+    /// The worker that has it.
+    pub worker: u16,
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// When the first one came, in nanoseconds since 1970.
+    pub first_seen_ns: u64,
+    /// When the last one came, in nanoseconds since 1970.
+    pub last_seen_ns: u64,
+    /// Datagrams per second, over the last second.
+    pub rate_pps: f64,
+    /// Payload bits per second, over the last second.
+    pub rate_bps: f64,
+    /// Datagrams per second, since the first one came.
+    pub mean_pps: f64,
+    /// Payload bits per second, since the first datagram came.
+    pub mean_bps: f64,
 }
 
 /// How long datagrams took, from where they were received to the kernel having taken, or refused, their last copy. The percentiles are

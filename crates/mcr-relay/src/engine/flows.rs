@@ -1,4 +1,5 @@
-//! Which flows were seen: a fixed table of hashes, so that counting a stranger's flows costs no memory.
+//! Which flows were seen, and where each is counted: a fixed table of hashes, so that counting a stranger's flows costs no memory. A
+//! flow's place in the table is its place among the counters.
 //!
 //! A flow is in two chains: that of its bucket, to be found by, and that of its rule, to be forgotten by. Forgetting a rule so
 //! looks at its own flows and no others.
@@ -6,11 +7,13 @@
 use std::{hash::BuildHasher, net::SocketAddr};
 
 use hashbrown::DefaultHashBuilder;
-use mcr_proto::plan::RuleSlot;
+use mcr_proto::{
+    counters::FLOWS_MAX,
+    plan::{FlowSlot, RuleSlot},
+};
 
 const BUCKETS: usize = 1 << 16;
-/// Flows of all rules of a worker together; counting stops there.
-const FLOWS_MAX: usize = BUCKETS / 4 * 3;
+const _: () = assert!(FLOWS_MAX <= BUCKETS / 4 * 3, "buckets hold less than one flow on average");
 /// No flow.
 const NONE: u32 = u32::MAX;
 
@@ -58,25 +61,33 @@ impl Flows {
         }
     }
 
-    /// True if this rule had not seen this source. Always false once the table is full.
-    pub(super) fn insert(&mut self, rule: RuleSlot, source: SocketAddr) -> bool {
+    /// Where a rule's flow from this source is counted, and whether it is new there; none if the table is full.
+    pub(super) fn place_of(&mut self, rule: RuleSlot, source: SocketAddr) -> Option<(FlowSlot, bool)> {
         let hash = self.hasher.hash_one((rule, source));
         let bucket = hash as usize % BUCKETS;
         let mut at = self.buckets[bucket];
         while let Some(flow) = self.flows.get(at as usize) {
             if flow.hash == hash {
-                return false;
+                return Some((FlowSlot(at), false));
             }
             at = flow.next_in_bucket;
         }
-        let Some(place) = self.place() else { return false };
+        let place = self.place()?;
         self.expect(rule);
         let first = &mut self.rules[rule.0 as usize];
         self.flows[place as usize] =
             Flow { hash, next_in_bucket: self.buckets[bucket], next_of_rule: *first };
         *first = place;
         self.buckets[bucket] = place;
-        true
+        Some((FlowSlot(place), true))
+    }
+
+    /// The places of a rule's flows.
+    pub(super) fn of(&self, rule: RuleSlot) -> impl Iterator<Item = FlowSlot> + '_ {
+        let first = self.rules.get(rule.0 as usize).copied();
+        let next = |at: &u32| self.flows.get(*at as usize).map(|flow| flow.next_of_rule);
+        let places = std::iter::successors(first, next);
+        places.take_while(|at| *at != NONE).map(FlowSlot)
     }
 
     /// A place for a new flow, if there is one.
@@ -128,6 +139,29 @@ impl Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Flows {
+        /// Whether the flow is new and has a place.
+        fn insert(&mut self, rule: RuleSlot, source: SocketAddr) -> bool {
+            self.place_of(rule, source).is_some_and(|(_, new)| new)
+        }
+    }
+
+    #[test]
+    fn a_flow_keeps_its_place_until_its_rule_is_forgotten() {
+        let mut flows = Flows::new();
+        let source = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+        let places: Vec<_> = (0..10).map(|port| flows.place_of(RuleSlot(1), source(port))).collect();
+        let other = flows.place_of(RuleSlot(2), source(0));
+        let again: Vec<_> = (0..10).map(|port| flows.place_of(RuleSlot(1), source(port))).collect();
+        assert!(places.iter().zip(&again).all(|(one, two)| one.unwrap().0 == two.unwrap().0));
+        let mut of: Vec<_> = flows.of(RuleSlot(1)).collect();
+        of.sort_unstable();
+        assert_eq!(of, places.iter().map(|place| place.unwrap().0).collect::<Vec<_>>());
+        flows.forget(RuleSlot(1));
+        assert_eq!((flows.of(RuleSlot(1)).count(), flows.of(RuleSlot(9)).count()), (0, 0));
+        assert_eq!(flows.place_of(RuleSlot(2), source(0)), other.map(|(place, _)| (place, false)));
+    }
 
     #[test]
     fn a_flow_is_new_once_for_each_rule() {

@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Ttl},
-    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
 };
 
 pub use self::run::{Part, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run};
@@ -63,8 +63,10 @@ pub trait Counts {
     fn matched(&mut self, input: InputSlot, datagrams: u64);
     /// Datagrams of an input that no rule got.
     fn input_drop(&mut self, input: InputSlot, reason: InputDrop, datagrams: u64);
-    /// Datagrams that a rule took, and whether they are the first of a flow.
-    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, new_flow: bool);
+    /// A rule has a flow that it did not have, which is counted at `flow` until the rule is removed ([`Engine::flows_of`]).
+    fn begin_flow(&mut self, flow: FlowSlot, rule: RuleSlot, source: SocketAddr);
+    /// Datagrams that a rule took, and where their flow is counted; none if there is no place for it.
+    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, flow: Option<FlowSlot>);
     /// Copies that are not sent.
     fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64);
 }
@@ -111,7 +113,8 @@ struct RouteState {
     all_keep_hop_limit: bool,
     /// The run that the next datagram may join.
     open: Option<u32>,
-    last_flow: Option<SocketAddr>,
+    /// Who sent the last datagram, and where it was counted: a row of them is looked up once.
+    last_flow: Option<(SocketAddr, FlowSlot)>,
 }
 
 #[derive(Debug)]
@@ -165,6 +168,11 @@ impl Engine {
         }
     }
 
+    /// Where the flows of a rule are counted.
+    pub fn flows_of(&self, rule: RuleSlot) -> impl Iterator<Item = FlowSlot> + '_ {
+        self.flows.of(rule)
+    }
+
     /// How many routes there are.
     pub fn route_count(&self) -> usize {
         self.by_rule.len()
@@ -196,12 +204,11 @@ impl Engine {
                 continue;
             }
             taken = true;
-            let mut new_flow = false;
-            if state.last_flow != Some(arrival.source) {
-                state.last_flow = Some(arrival.source);
-                new_flow = self.flows.insert(state.route.rule, arrival.source);
-            }
-            counts.rule(state.route.rule, u64::from(datagrams), u64::from(arrival.bytes), new_flow);
+            let flow = match state.last_flow {
+                Some((source, flow)) if source == arrival.source => Some(flow),
+                _ => flow_of(state, arrival.source, &mut self.flows, counts),
+            };
+            counts.rule(state.route.rule, u64::from(datagrams), u64::from(arrival.bytes), flow);
             append(state, index, arrival, &mut self.runs, &mut self.runs_used);
         }
         if taken {
@@ -326,6 +333,23 @@ impl Engine {
         }
         self.free.push(index);
     }
+}
+
+/// Where a flow that is not the last one is counted.
+fn flow_of(
+    state: &mut RouteState,
+    source: SocketAddr,
+    flows: &mut Flows,
+    counts: &mut impl Counts,
+) -> Option<FlowSlot> {
+    let place = flows.place_of(state.route.rule, source);
+    if let Some((flow, true)) = place {
+        counts.begin_flow(flow, state.route.rule, source);
+    }
+    let flow = place.map(|(flow, _)| flow);
+    // One that found no place looks for one with each datagram: a rule that goes may leave it room.
+    state.last_flow = flow.map(|flow| (source, flow));
+    flow
 }
 
 const ECN: u8 = 0b11;

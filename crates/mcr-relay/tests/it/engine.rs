@@ -1,9 +1,11 @@
 //! What the model does not ask: that runs are as long as they may be, and what is kept from plan to plan.
 
+use std::net::SocketAddr;
+
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Rate, Ttl},
-    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
 };
 use mcr_relay::engine::{Arrival, Counts, Engine, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Send};
 
@@ -68,9 +70,12 @@ impl Counts for Counted {
         self.input_drops.push((reason, datagrams));
     }
 
-    fn rule(&mut self, rule: RuleSlot, datagrams: u64, _: u64, new_flow: bool) {
+    fn begin_flow(&mut self, _: FlowSlot, _: RuleSlot, _: SocketAddr) {
+        self.flows += 1;
+    }
+
+    fn rule(&mut self, rule: RuleSlot, datagrams: u64, _: u64, _: Option<FlowSlot>) {
         self.rules.push((rule, datagrams));
-        self.flows += u64::from(new_flow);
     }
 
     fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64) {

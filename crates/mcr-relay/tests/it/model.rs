@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Rate, Ttl},
-    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, Via},
 };
 use mcr_relay::engine::{
     Arrival, Counts, Engine, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run, RunsFull, Send, one_by_one,
@@ -24,27 +24,54 @@ const BURST_NS: u64 = 50_000_000;
 struct Tally {
     matched: BTreeMap<InputSlot, u64>,
     input_drops: BTreeMap<(InputSlot, InputDrop), u64>,
-    /// Datagrams, bytes and flows.
+    /// Datagrams, bytes and new flows.
     rules: BTreeMap<RuleSlot, (u64, u64, u64)>,
+    /// Datagrams and bytes.
+    flows: BTreeMap<(RuleSlot, SocketAddr), (u64, u64)>,
     output_drops: BTreeMap<(OutputSlot, OutputDrop), u64>,
 }
 
-impl Counts for Tally {
+/// Counting by places, as a worker does.
+struct ByPlace<'a> {
+    tally: &'a mut Tally,
+    owners: &'a mut BTreeMap<FlowSlot, (RuleSlot, SocketAddr)>,
+}
+
+impl Counts for ByPlace<'_> {
     fn matched(&mut self, input: InputSlot, datagrams: u64) {
-        *self.matched.entry(input).or_default() += datagrams;
+        *self.tally.matched.entry(input).or_default() += datagrams;
+    }
+
+    fn input_drop(&mut self, input: InputSlot, reason: InputDrop, datagrams: u64) {
+        *self.tally.input_drops.entry((input, reason)).or_default() += datagrams;
+    }
+
+    fn begin_flow(&mut self, flow: FlowSlot, rule: RuleSlot, source: SocketAddr) {
+        assert_eq!(self.owners.insert(flow, (rule, source)), None, "{flow} is another's");
+        self.tally.rules.entry(rule).or_default().2 += 1;
+    }
+
+    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, flow: Option<FlowSlot>) {
+        let owner = self.owners[&flow.expect("scenarios are small")];
+        assert_eq!(owner.0, rule);
+        self.tally.rule(owner, datagrams, bytes);
+    }
+
+    fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64) {
+        *self.tally.output_drops.entry((output, reason)).or_default() += datagrams;
+    }
+}
+
+impl Tally {
+    fn rule(&mut self, (rule, source): (RuleSlot, SocketAddr), datagrams: u64, bytes: u64) {
+        let counted = self.rules.entry(rule).or_default();
+        *counted = (counted.0 + datagrams, counted.1 + bytes, counted.2);
+        let flow = self.flows.entry((rule, source)).or_default();
+        *flow = (flow.0 + datagrams, flow.1 + bytes);
     }
 
     fn input_drop(&mut self, input: InputSlot, reason: InputDrop, datagrams: u64) {
         *self.input_drops.entry((input, reason)).or_default() += datagrams;
-    }
-
-    fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, new_flow: bool) {
-        let counted = self.rules.entry(rule).or_default();
-        *counted = (counted.0 + datagrams, counted.1 + bytes, counted.2 + u64::from(new_flow));
-    }
-
-    fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64) {
-        *self.output_drops.entry((output, reason)).or_default() += datagrams;
     }
 }
 
@@ -124,16 +151,20 @@ impl Model {
         if wanting.iter().all(|route| cannot_send(route)) {
             return tally.input_drop(arrival.input, InputDrop::HopLimit, datagrams);
         }
-        tally.matched(arrival.input, datagrams);
+        *tally.matched.entry(arrival.input).or_default() += datagrams;
         for route in &mut wanting {
             let rule = route.route.rule;
-            let new_flow = flows.insert((rule, arrival.source));
-            tally.rule(rule, datagrams, u64::from(arrival.bytes), new_flow);
+            tally.rule((rule, arrival.source), datagrams, u64::from(arrival.bytes));
+            if flows.insert((rule, arrival.source)) {
+                tally.rules.entry(rule).or_default().2 += 1;
+            }
             for output in &mut route.outputs {
                 for (offset, bytes) in &pieces {
                     match output.copy(arrival, *offset, *bytes, now_ns) {
                         Ok(copy) => copies.entry(output.output.slot).or_default().push(copy),
-                        Err(reason) => tally.output_drop(output.output.slot, reason, 1),
+                        Err(reason) => {
+                            *tally.output_drops.entry((output.output.slot, reason)).or_default() += 1
+                        }
                     }
                 }
             }
@@ -204,17 +235,23 @@ fn pieces(arrival: &Arrival) -> Vec<(u32, u32)> {
 pub(crate) fn check(scenario: &Scenario) {
     let mut engine = Engine::new(scenario.runs_max);
     let mut model = Model::default();
-    let mut now_ns = 0;
+    let (mut now_ns, mut owners) = (0, BTreeMap::new());
     for step in &scenario.steps {
         match step {
             Step::Apply(op) => {
+                if let PlanOp::Remove(rule) = op {
+                    for flow in engine.flows_of(*rule) {
+                        assert_eq!(owners.remove(&flow).map(|owner: (RuleSlot, _)| owner.0), Some(*rule));
+                    }
+                    assert!(owners.values().all(|owner| owner.0 != *rule), "one was not named");
+                }
                 engine.apply(op.clone());
                 model.apply(op);
                 assert_eq!(engine.route_count(), model.routes.len());
             }
             Step::Batch { arrivals, later_ns } => {
                 now_ns += later_ns;
-                let (tally, copies) = relay(&mut engine, &mut model, arrivals, now_ns, scenario);
+                let (tally, copies) = relay(&mut engine, &mut model, arrivals, now_ns, scenario, &mut owners);
                 for arrival in arrivals {
                     model.relay(arrival, now_ns);
                 }
@@ -245,18 +282,20 @@ fn relay(
     arrivals: &[Arrival],
     now_ns: u64,
     scenario: &Scenario,
+    owners: &mut BTreeMap<FlowSlot, (RuleSlot, SocketAddr)>,
 ) -> (Tally, Copies) {
     let (mut tally, mut copies) = (Tally::default(), Copies::new());
+    let mut counts = ByPlace { tally: &mut tally, owners };
     for arrival in arrivals {
-        let before = tally.clone();
-        if engine.relay(arrival, &mut tally) == Err(RunsFull) {
-            assert_eq!(before, tally, "nothing is counted before there is room");
+        let before = counts.tally.clone();
+        if engine.relay(arrival, &mut counts) == Err(RunsFull) {
+            assert_eq!(before, *counts.tally, "nothing is counted before there is room");
             assert!(!engine.runs().is_empty(), "an empty engine is never full");
-            flush(engine, model, now_ns, scenario, &mut tally, &mut copies);
-            assert_eq!(engine.relay(arrival, &mut tally), Ok(()), "an empty engine is never full");
+            flush(engine, model, now_ns, scenario, &mut counts, &mut copies);
+            assert_eq!(engine.relay(arrival, &mut counts), Ok(()), "an empty engine is never full");
         }
     }
-    flush(engine, model, now_ns, scenario, &mut tally, &mut copies);
+    flush(engine, model, now_ns, scenario, &mut counts, &mut copies);
     (tally, copies)
 }
 
@@ -265,12 +304,12 @@ fn flush(
     model: &mut Model,
     now_ns: u64,
     scenario: &Scenario,
-    tally: &mut Tally,
+    counts: &mut ByPlace<'_>,
     copies: &mut Copies,
 ) {
     for index in 0..engine.runs().len() {
         let mut refused = Vec::new();
-        engine.sends(index, now_ns, tally, |run, send| {
+        engine.sends(index, now_ns, counts, |run, send| {
             let output = model.output(send.slot);
             assert_send(run, &send, output);
             let leaving = copies.entry(send.slot).or_default();

@@ -114,7 +114,51 @@ pub(super) fn opened(model: &Model, rule: RuleId, frame: &mut Frame<'_>, area: R
     }
     let lines = vec![Line::from(first), Line::raw(format!("from {}", info.input))];
     frame.render_widget(Paragraph::new(lines), head);
-    outputs(model, info, frame, body);
+    // The outputs and the flows scroll as one list.
+    let above = model.outputs(rule).len().saturating_sub(model.scroll);
+    let flows_below = usize::from(!model.flows(rule).is_empty()) * 2;
+    let most = usize::from(body.height).saturating_sub(flows_below);
+    let outputs_height = Constraint::Length(if above == 0 { 0 } else { (above + 1).min(most.max(1)) as u16 });
+    let [first, _, second] =
+        Layout::vertical([outputs_height, Constraint::Length(u16::from(above > 0)), Constraint::Min(0)])
+            .areas(body);
+    if above > 0 {
+        outputs(model, info, frame, first);
+    }
+    flows(model, rule, frame, second);
+}
+
+/// Who sends, the busiest first.
+fn flows(model: &Model, rule: RuleId, frame: &mut Frame<'_>, area: Rect) {
+    let (flows, now_ns) = (model.flows(rule), model.look.as_ref().map_or(0, |look| look.stats.time_ns));
+    if flows.is_empty() {
+        return;
+    }
+    let narrow = area.width < NARROW;
+    let skipped = model.scroll.saturating_sub(model.outputs(rule).len());
+    let rows = flows.iter().skip(skipped).map(|flow| {
+        let count = |value: f64| number(human(value), Style::new());
+        let mut cells = vec![Line::from(flow.source.to_string()), count(flow.rate_pps.round())];
+        if !narrow {
+            let idle = now_ns.saturating_sub(flow.last_seen_ns) as f64 / 1e9;
+            let idle = if idle < 1.5 { "now".to_owned() } else { format!("{}s", human(idle.round())) };
+            cells.extend([
+                count(flow.rate_bps.round()),
+                count(flow.datagrams as f64),
+                number(idle, Style::new()),
+            ]);
+        }
+        Cells::new(cells)
+    });
+    let numeric = |name: &'static str| Line::from(name).right_aligned();
+    let mut head = vec![Line::from("FLOW FROM"), numeric("PPS")];
+    let mut widths = vec![Constraint::Fill(1), Constraint::Length(7)];
+    if !narrow {
+        head.extend([numeric("BIT/S"), numeric("DATAGRAMS"), numeric("LAST")]);
+        widths.extend([Constraint::Length(7), Constraint::Length(9), Constraint::Length(8)]);
+    }
+    let table = Table::new(rows, widths).header(Cells::new(head).style(BOLD)).column_spacing(1);
+    frame.render_widget(table, area);
 }
 
 fn outputs(model: &Model, info: &mcr_proto::rpc::RuleInfo, frame: &mut Frame<'_>, area: Rect) {

@@ -194,6 +194,41 @@ fn keys_sort_filter_and_open() {
 }
 
 #[test]
+fn a_rule_that_is_opened_shows_who_sends_below_its_outputs() {
+    let mut model = model();
+    let update =
+        look(5, &[("slow", "active", 10.0, 25), ("video", "active", 31_250.0, 0), ("off", "paused", 0.0, 0)]);
+    let Update::Look(mut look) = update else { panic!("a look") };
+    let flow = |port: u16, seconds: u64| {
+        json!({
+            "source": format!("10.0.0.9:{port}"), "worker": 0, "datagrams": 12_345, "bytes": 1, "first_seen_ns": 0,
+            "last_seen_ns": (5 - seconds) * SECOND, "rate_pps": 31_000.0, "rate_bps": 248e6, "mean_pps": 1.0, "mean_bps": 8.0,
+        })
+    };
+    let list = json!({ "flows": [flow(4000, 0), flow(4001, 3)], "left_out": 0, "overflow_datagrams": 0 });
+    look.stats.rules[1].flow_list = Some(serde_json::from_value(list).expect("flows"));
+    model.update(Update::Look(look));
+    keys(&mut model, "\n");
+    assert_eq!(
+        lines(&draw(&model, 80, 24))[4..10],
+        [
+            "OUTPUT                                PPS  COPIES  DROP/S DROPPED",
+            "239.2.2.2:6000@eth1                 31.2k   1.00k       0",
+            "",
+            "FLOW FROM                                       PPS   BIT/S DATAGRAMS     LAST",
+            "10.0.0.9:4000                                 31.0k    248M     12.3k      now",
+            "10.0.0.9:4001                                 31.0k    248M     12.3k       3s",
+        ]
+    );
+    // Down they scroll as one list, to the last flow and no further.
+    keys(&mut model, "jjjj");
+    assert_eq!(
+        lines(&draw(&model, 40, 10))[4..6],
+        ["FLOW FROM                            PPS", "10.0.0.9:4001                      31.0k"]
+    );
+}
+
+#[test]
 fn the_selection_stays_on_its_rule_when_the_order_changes() {
     let mut model = model();
     keys(&mut model, "j");

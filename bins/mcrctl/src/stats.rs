@@ -86,7 +86,6 @@ fn flows(out: &mut dyn Write, list: &FlowList, now_ns: u64) -> io::Result<()> {
             Number("DATAGRAMS"),
             Number("BYTES"),
             Number("PPS"),
-            Number("BIT/S"),
             Number("MEAN PPS"),
             Number("LAST"),
             Number("FIRST"),
@@ -97,7 +96,6 @@ fn flows(out: &mut dyn Write, list: &FlowList, now_ns: u64) -> io::Result<()> {
                 flow.datagrams.to_string(),
                 bytes(flow.bytes),
                 human(flow.rate_pps),
-                human(flow.rate_bps),
                 human(flow.mean_pps),
                 duration(now_ns.saturating_sub(flow.last_seen_ns)),
                 duration(now_ns.saturating_sub(flow.first_seen_ns)),
@@ -286,7 +284,7 @@ mod tests {
         assert_eq!(cells, ["studio-video", "3.20s", "24.0h", "999ns", "10.2us", "1.31ms", "1.23k", "1"]);
         let flow = text.lines().find(|line| line.contains(":65535")).expect("the flow");
         let cells: Vec<_> = flow.split_whitespace().skip(1).collect();
-        assert_eq!(cells, ["2345678", "1.40kB", "250k", "2.80G", "1.23k", "0ns", "0ns"]);
+        assert_eq!(cells, ["2345678", "1.40kB", "250k", "1.23k", "0ns", "0ns"]);
         assert!(text.contains("\nand 7 flows more\nand 11 datagrams of flows"), "{text}");
     }
 }

@@ -215,9 +215,9 @@ fn a_rule_that_is_opened_shows_who_sends_below_its_outputs() {
             "OUTPUT                                PPS  COPIES  DROP/S DROPPED",
             "239.2.2.2:6000@eth1                 31.2k   1.00k       0",
             "",
-            "FLOW FROM                                       PPS   BIT/S DATAGRAMS     LAST",
-            "10.0.0.9:4000                                 31.0k    248M     12.3k      now",
-            "10.0.0.9:4001                                 31.0k    248M     12.3k       3s",
+            "FLOW FROM                                         PPS   BIT/S DATAGRAMS     LAST",
+            "10.0.0.9:4000                                   31.0k    248M     12.3k      now",
+            "10.0.0.9:4001                                   31.0k    248M     12.3k       3s",
         ]
     );
     // Down they scroll as one list, to the last flow and no further.

@@ -133,12 +133,14 @@ pub(crate) enum Verb {
     /// Show what was relayed and what was dropped, and why
     #[command(
         after_help = "Examples:\n  mcrctl stats\n  mcrctl stats studio-video\n  mcrctl stats --watch\n  \
-        mcrctl --json stats --watch | jq '.rules[0].rate_pps'\n\n\
-        PPS and BIT/S are averages over the last second, MEAN PPS since the first datagram. Drops are shown by reason, where there\n\
-        are any. LAST is how long ago the last datagram came, GAP the longest time between two, JITTER how much that time varies\n\
-        (RFC 3550), P50 and P99 what half and 99 % of the datagrams took at most from reception to their last copy's departure.\n\
-        The kernel data path tells neither GAP, JITTER, P50 nor P99: they are \"-\".\n\n\
-        With RULE, its flows are listed too: who sends, how much, and since when; the 256 of most datagrams."
+        mcrctl --json stats --watch | jq '.rules[0].rate_pps'\n  \
+        mcrctl --json stats studio-video | jq '.rules[0].flow_list.flows[].source'\n\n\
+        PPS and BIT/S are averages over the last second, MEAN PPS since the first datagram. Drops are\n\
+        shown by reason, where there are any. LAST is how long ago the last datagram came, GAP the longest\n\
+        time between two, JITTER how much that time varies (RFC 3550), P50 and P99 what half and 99 % of\n\
+        the datagrams took at most from reception to their last copy's departure. The kernel data path\n\
+        tells neither GAP, JITTER, P50 nor P99: they are \"-\".\n\n\
+        With RULE, its flows are listed too: who sends, how much, and since when (256 at most)."
     )]
     Stats {
         /// Name or id; without one, all rules

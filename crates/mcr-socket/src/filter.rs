@@ -7,6 +7,7 @@
 //! whichever [`Precision`] it has.
 
 mod assemble;
+mod codepoints;
 mod compile;
 #[cfg(test)]
 mod interpret;
@@ -15,6 +16,7 @@ mod program;
 #[cfg(test)]
 mod tests;
 
+pub use codepoints::Codepoints;
 pub use live::LiveFilter;
 
 use crate::sys;
@@ -89,10 +91,16 @@ impl Filter {
     /// carries UDP that is wanted; see [`Precision`] for what else passes. Nothing wanted gives a filter that drops
     /// everything.
     pub fn compile(wanted: &[Wanted], link: FilterLink) -> Self {
+        Self::compile_marked(wanted, link, Codepoints::ALL)
+    }
+
+    /// As [`Filter::compile`], but only for packets that bear one of these codepoints. Filters of sets that share no codepoint
+    /// divide what is wanted among several sockets; every [`Precision`] keeps to that.
+    pub fn compile_marked(wanted: &[Wanted], link: FilterLink, marked: Codepoints) -> Self {
         let targets = compile::Targets::new(wanted);
         let mut programs: Vec<_> = [Precision::Exact, Precision::Addresses, Precision::AnyUdp]
             .into_iter()
-            .map(|precision| (precision, compile::program(&targets, link, precision)))
+            .map(|precision| (precision, compile::program(&targets, link, precision, marked)))
             .filter(|(_, program)| program.len() <= INSTRUCTIONS_MAX)
             .collect();
         // A coarser program is there to need less room; one that needs as much has no use.
@@ -106,7 +114,7 @@ impl Filter {
     }
 
     /// The coarsest: all UDP of the families IPv4 and IPv6, as far as they are wanted.
-    pub(crate) fn any_udp((ipv4, ipv6): (bool, bool), link: FilterLink) -> Self {
+    pub(crate) fn any_udp((ipv4, ipv6): (bool, bool), link: FilterLink, marked: Codepoints) -> Self {
         let v4 = ipv4.then_some(IpAddr::from([0; 4]));
         let v6 = ipv6.then_some(IpAddr::from([0; 16]));
         let wanted: Vec<_> = [v4, v6]
@@ -114,7 +122,7 @@ impl Filter {
             .flatten()
             .map(|destination| Wanted { destination, port: 0, source: None })
             .collect();
-        let program = compile::program(&compile::Targets::new(&wanted), link, Precision::AnyUdp);
+        let program = compile::program(&compile::Targets::new(&wanted), link, Precision::AnyUdp, marked);
         Self { programs: vec![(Precision::AnyUdp, program)] }
     }
 

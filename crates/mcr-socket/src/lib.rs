@@ -5,6 +5,7 @@ mod cmsg;
 mod error;
 pub mod filter;
 pub mod join;
+mod mark;
 pub mod packet;
 pub mod raw;
 mod sys;

@@ -50,6 +50,8 @@ const SLOT_OVERHEAD_BYTES: u32 = 128;
 const RESERVED_BYTES: u32 = 16;
 /// Sixteen pages: large enough to waste little behind the last slot, small enough to be found in fragmented memory.
 const BLOCK_BYTES: u32 = 64 << 10;
+/// A block is whole pages; no page of Linux is larger than a block.
+const PAGE_BYTES: u32 = 4 << 10;
 
 /// The MTU of Ethernet, and the largest of jumbo frames.
 const MTU_DEFAULT: u32 = 1500;
@@ -64,6 +66,19 @@ impl RingShape {
         // Ethernet with two VLAN tags.
         let slot_bytes = (mtu + 22 + SLOT_OVERHEAD_BYTES).next_multiple_of(64);
         Self { block_bytes: BLOCK_BYTES, blocks: (bytes / BLOCK_BYTES).max(1), slot_bytes }
+    }
+
+    /// A ring for `frames` frames, few more, and at most as many as fit into so many bytes. Slots are as in
+    /// [`RingShape::for_mtu`].
+    #[must_use]
+    pub fn for_frames(mtu: u32, frames: u32, bytes_max: u32) -> Self {
+        let largest = Self::for_mtu(mtu, bytes_max);
+        let slots_per_block = largest.block_bytes / largest.slot_bytes;
+        if frames > slots_per_block {
+            return Self { blocks: frames.div_ceil(slots_per_block).min(largest.blocks), ..largest };
+        }
+        let block_bytes = (frames.max(1) * largest.slot_bytes).next_multiple_of(PAGE_BYTES);
+        Self { block_bytes, blocks: 1, ..largest }
     }
 
     /// How many frames it holds.

@@ -4,7 +4,7 @@
 
 use crate::packet::send_buffer;
 use crate::udp::{deaf, report_errors, send_by};
-use crate::{Family, OpenError, sys};
+use crate::{Family, OpenError, mark, sys};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// What a raw output shall be.
@@ -16,6 +16,8 @@ pub struct RawOutput {
     pub ifindex: Option<u32>,
     /// Whether listeners on this host get a copy of what is sent to a group.
     pub multicast_loop: bool,
+    /// Priority of what it sends in this host's queues (SO_PRIORITY); 0 is the usual. 7 takes CAP_NET_ADMIN and becomes 6 without.
+    pub priority: u8,
     /// Send buffer; beyond `net.core.wmem_max` only with CAP_NET_ADMIN. 0 leaves the default.
     pub send_buffer_bytes: usize,
 }
@@ -53,6 +55,7 @@ pub fn open_output(options: &RawOutput) -> Result<OwnedFd, OpenError> {
     }
     // No ICMP error finds this socket: it is not of the protocol that such an error is about.
     report_errors(fd.as_fd(), options.family)?;
+    mark::priority(fd.as_fd(), options.priority)?;
     send_buffer(fd.as_fd(), options.send_buffer_bytes)?;
     if let Some(ifindex) = options.ifindex {
         send_by(fd.as_fd(), options.family, ifindex)?;

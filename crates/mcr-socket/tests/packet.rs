@@ -281,6 +281,26 @@ fn slots_of_a_ring_are_made_for_the_mtu_of_the_link() {
 }
 
 #[test]
+fn a_ring_for_a_number_of_frames_has_that_many_and_few_more() {
+    let Some(()) = require::netns() else { return };
+    let line = Line::new().unwrap();
+    let ifindex = line.relay.link_index("in0").unwrap();
+    for frames in [0, 1, 5, 39, 40, 1000, 9000] {
+        let shape = RingShape::for_frames(1500, frames, 16 << 20);
+        assert!((frames..frames + 40).contains(&shape.slots()), "{frames}: {shape:?}");
+        let options = PacketOptions {
+            ifindex,
+            vnet_hdr: true,
+            receive_buffer_bytes: 0,
+            ring: Some(shape),
+            filter: &Filter::drop_all(),
+        };
+        line.relay.enter(|| open(&options)).unwrap_or_else(|error| panic!("{frames}: {error}"));
+    }
+    assert!(RingShape::for_frames(1500, 65_536, 16 << 20).slots() < 10_000);
+}
+
+#[test]
 fn every_frame_is_received_or_counted_as_dropped() {
     let Some(()) = require::netns() else { return };
     let line = Line::new().unwrap();

@@ -8,6 +8,7 @@ use mcr_lab::{Line, Namespace, require};
 use mcr_socket::raw::{self, RawOutput};
 use mcr_socket::udp::{UdpControl, UdpInput, UdpOutput, add_source, open_input, open_output, remove_source};
 use mcr_socket::{Family, OpenError, dropped, receive_buffer_bytes, send_buffer_bytes, socket_addr};
+use nix::sys::socket::{getsockopt, sockopt};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -34,6 +35,8 @@ fn output(net: &Namespace, ifname: Option<&str>, family: Family) -> UdpOutput {
         source: None,
         hop_limit: 17,
         multicast_loop: false,
+        dscp: None,
+        priority: 0,
         report_full_queue: false,
         send_buffer_bytes: 1 << 20,
     }
@@ -205,6 +208,26 @@ fn local_listeners_get_a_copy_only_with_loop_on() {
 }
 
 #[test]
+fn what_an_output_sends_is_marked_for_the_network_and_for_the_hosts_queues() {
+    let Some(()) = require::netns() else { return };
+    let line = Line::new().unwrap();
+    for (family, to) in [(Family::V4, "239.1.1.1:5000"), (Family::V6, "[ff3e::1]:5000")] {
+        let input = input(&line.relay, to, "in0", &[], false).unwrap();
+        let plain = output(&line.source, Some("src0"), family);
+        // A DSCP sets a priority of its own, which the one that was asked for must replace.
+        for (dscp, priority) in [(None, 0), (None, 6), (Some(46), 0), (Some(34), 4), (Some(0), 7)] {
+            let options = UdpOutput { dscp, priority, ..plain };
+            let output = line.source.enter(|| open_output(&options)).unwrap();
+            let set = getsockopt(&output, sockopt::Priority).unwrap();
+            assert_eq!(set, i32::from(priority), "{options:?}");
+            send(&output, b"marked", to);
+            let tos = UdpControl::parse(&recv(&input).control).tos;
+            assert_eq!(tos, Some(dscp.unwrap_or(0) << 2), "{options:?}");
+        }
+    }
+}
+
+#[test]
 fn an_output_sends_from_the_source_it_was_given_and_receives_nothing() {
     let Some(()) = require::netns() else { return };
     let line = Line::new().unwrap();
@@ -231,7 +254,8 @@ fn a_raw_output_sends_from_a_foreign_source() {
     let line = Line::new().unwrap();
     let open = |family| {
         let ifindex = Some(line.source.link_index("src0").unwrap());
-        let options = RawOutput { family, ifindex, multicast_loop: false, send_buffer_bytes: 1 << 20 };
+        let options =
+            RawOutput { family, ifindex, multicast_loop: false, priority: 0, send_buffer_bytes: 1 << 20 };
         line.source.enter(|| raw::open_output(&options)).unwrap()
     };
 
@@ -296,7 +320,7 @@ fn everything_but_raw_sockets_opens_without_any_right() {
     };
     let out = output(&line.relay, Some("out0"), Family::V4);
     let raw_out =
-        RawOutput { family: Family::V4, ifindex: None, multicast_loop: false, send_buffer_bytes: 0 };
+        RawOutput { family: Family::V4, ifindex: None, multicast_loop: false, priority: 0, send_buffer_bytes: 0 };
     let (input, denied) = line.relay.enter(|| {
         as_nobody(|| {
             open_output(&out).unwrap();

@@ -103,6 +103,13 @@ impl Io {
         on!(&mut self.engine, engine => engine.add_ring(fd, shape))
     }
 
+    /// Has a receiver come before those of a higher number, or after; all begin with 0. Rings of a lower number are emptied before
+    /// others are looked at. Receivers without a ring share the buffers; those of a lower number are served first where there are
+    /// too few, but an io_uring receive that is under way is not interrupted.
+    pub fn prioritize(&mut self, key: SocketKey, priority: u8) {
+        on!(&mut self.engine, engine => engine.prioritize(key, priority));
+    }
+
     /// From now on one `wait` takes at most so many frames from rings, all together; by default as many as it reports events.
     /// With 0 they stay in the rings, and a wait does not return on their account.
     pub fn limit_ring_frames(&mut self, frames_max: usize) {

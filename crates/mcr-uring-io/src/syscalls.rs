@@ -114,6 +114,13 @@ impl SyscallIo {
         added
     }
 
+    pub(crate) fn prioritize(&mut self, key: SocketKey, priority: u8) {
+        self.rings.prioritize(key, priority);
+        if let Some(socket) = self.table.find_mut(key) {
+            socket.priority = priority;
+        }
+    }
+
     pub(crate) fn rings_mut(&mut self) -> &mut Rings {
         &mut self.rings
     }

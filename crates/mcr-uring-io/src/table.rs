@@ -26,6 +26,8 @@ pub(crate) struct Socket<S> {
     pub(crate) fd: OwnedFd,
     pub(crate) kind: Kind,
     pub(crate) backoff: Backoff,
+    /// Lower ones are received from first.
+    pub(crate) priority: u8,
     /// What a back end keeps beside.
     pub(crate) state: S,
 }
@@ -53,7 +55,7 @@ impl<S> Table<S> {
     pub(crate) fn insert(&mut self, fd: OwnedFd, kind: Kind, state: S) -> Result<SocketKey, OwnedFd> {
         let Some(slot) = self.free.pop() else { return Err(fd) };
         let place = &mut self.places[slot as usize];
-        place.socket = Some(Socket { fd, kind, backoff: Backoff::default(), state });
+        place.socket = Some(Socket { fd, kind, backoff: Backoff::default(), priority: 0, state });
         Ok(SocketKey { slot, generation: place.generation })
     }
 

@@ -231,6 +231,23 @@ both! {
         });
     }
 
+    fn a_ring_that_comes_first_is_emptied_before_another_is_looked_at(choice) {
+        in_namespace(move || {
+            let mut bed = Bed::with(choice, RingShape { blocks: 32, ..SHAPE });
+            // Both see every frame.
+            let first = packet_socket(RingShape { blocks: 32, ..SHAPE });
+            let first = bed.pump.io.add_ring(first, RingShape { blocks: 32, ..SHAPE }).unwrap();
+            bed.pump.io.prioritize(bed.key, 7);
+            bed.send(0..100);
+            bed.pump.io.limit_ring_frames(30);
+            while bed.pump.received.len() < 200 {
+                assert!(bed.pump.wait(Some(Duration::from_secs(5))) <= 30);
+            }
+            let from: Vec<_> = bed.pump.received.iter().map(|(socket, _)| *socket).collect();
+            assert_eq!((&from[..100], &from[100..]), (&[first; 100][..], &[bed.key; 100][..]));
+        });
+    }
+
     fn an_idle_ring_costs_no_calls_even_while_its_last_frame_is_held(choice) {
         in_namespace(move || {
             let mut bed = Bed::new(choice);

@@ -127,6 +127,27 @@ both! {
         pump.until("the event", |pump| pump.sent == [(1, Ok(3))]);
     }
 
+    fn the_buffers_that_are_free_go_to_the_receiver_that_comes_first(choice) {
+        let mut pump = Pump::new(choice);
+        pump.hold = true;
+        let (last, last_address) = pump.receiver(NAME_V4);
+        let (first, first_address) = pump.receiver(NAME_V4);
+        pump.io.prioritize(last, 7);
+        let (source, _) = sink();
+        let send = |to, count| (0..count).for_each(|number| _ = source.send_to(&pattern(number, 100), to).unwrap());
+        send(last_address, 64);
+        pump.until("all buffers are held", |pump| pump.held.len() == 64);
+        // Both are starved now, and have more waiting than there are buffers.
+        send(last_address, 80);
+        send(first_address, 80);
+        pump.quiet();
+        pump.recycle_held();
+        pump.until("all buffers are held again", |pump| pump.held.len() == 64);
+        let of_first = pump.held.iter().filter(|(socket, _)| *socket == first).count();
+        assert!(of_first >= 32, "{of_first} of 64");
+        pump.recycle_held();
+    }
+
     fn a_send_of_64_parts_leaves_as_64_segments(choice) {
         let mut pump = Pump::new(choice);
         pump.hold = true;

@@ -5,10 +5,11 @@
 //! destination address ends in the ports of that address. Addresses that want the same ports share the code for them.
 
 use super::assemble::{Assembler, Label};
-use super::{FilterLink, Precision, Wanted};
+use super::{Codepoints, FilterLink, Precision, Wanted};
 use libc::{
     BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_IMM, BPF_IND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JSET,
-    BPF_K, BPF_LD, BPF_LDX, BPF_LEN, BPF_MISC, BPF_MSH, BPF_TAX, BPF_TXA, BPF_W, BPF_X, sock_filter,
+    BPF_K, BPF_LD, BPF_LDX, BPF_LEN, BPF_LSH, BPF_MISC, BPF_MSH, BPF_RSH, BPF_TAX, BPF_TXA, BPF_W, BPF_X,
+    sock_filter,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -32,6 +33,9 @@ const LOAD_X: u32 = BPF_LDX | BPF_W | BPF_IMM;
 /// X = 4 * (byte & 15): the length of an IPv4 header.
 const LOAD_X_IHL: u32 = BPF_LDX | BPF_B | BPF_MSH;
 const AND: u32 = BPF_ALU | BPF_AND | BPF_K;
+const SHIFT_RIGHT: u32 = BPF_ALU | BPF_RSH | BPF_K;
+const SHIFT_LEFT_BY_X: u32 = BPF_ALU | BPF_LSH | BPF_X;
+const LOAD_A: u32 = BPF_LD | BPF_IMM;
 const ADD: u32 = BPF_ALU | BPF_ADD | BPF_K;
 const X_IS_A: u32 = BPF_MISC | BPF_TAX;
 const A_IS_X: u32 = BPF_MISC | BPF_TXA;
@@ -76,7 +80,12 @@ pub(super) fn drop_all() -> Vec<sock_filter> {
     Assembler::default().finish(Label::Drop)
 }
 
-pub(super) fn program(targets: &Targets, link: FilterLink, precision: Precision) -> Vec<sock_filter> {
+pub(super) fn program(
+    targets: &Targets,
+    link: FilterLink,
+    precision: Precision,
+    marked_as: Codepoints,
+) -> Vec<sock_filter> {
     let mut asm = Assembler::default();
     let l3 = match link {
         FilterLink::Ethernet => 14,
@@ -84,6 +93,9 @@ pub(super) fn program(targets: &Targets, link: FilterLink, precision: Precision)
     };
     let v6 = if targets.v6.is_empty() { Label::Drop } else { ipv6(&mut asm, &targets.v6, l3, precision) };
     let v4 = if targets.v4.is_empty() { Label::Drop } else { ipv4(&mut asm, &targets.v4, l3, precision) };
+    // The six bits behind the version and the IPv4 header's length, or behind the version alone.
+    let v4 = marked(&mut asm, marked_as, &[(LOAD_BYTE, l3 + 1), (SHIFT_RIGHT, 2)], v4);
+    let v6 = marked(&mut asm, marked_as, &[(LOAD_HALF, l3), (SHIFT_RIGHT, 6), (AND, 0x3f)], v6);
     if (v4, v6) == (Label::Drop, Label::Drop) {
         return asm.finish(Label::Drop);
     }
@@ -101,6 +113,23 @@ pub(super) fn program(targets: &Targets, link: FilterLink, precision: Precision)
     };
     let entry = for_us(&mut asm, protocol);
     asm.finish(entry)
+}
+
+/// Refuses what bears a codepoint that is not in the set; `load` gets it into A.
+fn marked(asm: &mut Assembler, set: Codepoints, load: &[(u32, u32)], next: Label) -> Label {
+    if set == Codepoints::ALL || next == Label::Drop {
+        return next;
+    }
+    // A bit of a word: 1, shifted by the codepoint's lower five bits.
+    let bit = [(AND, 31), (X_IS_A, 0), (LOAD_A, 1), (SHIFT_LEFT_BY_X, 0)];
+    let mut word = |bits: u32| {
+        let found = asm.branch(BPF_JSET, bits, next, Label::Drop);
+        asm.steps(&bit, found)
+    };
+    let low = word(set.bits() as u32);
+    let high = word((set.bits() >> 32) as u32);
+    let half = asm.branch(BPF_JGE, 32, high, low);
+    asm.steps(load, half)
 }
 
 /// Refuses what is for another host, what this host sends, and what belongs to a VLAN's own interface.

@@ -39,6 +39,11 @@ pub(super) fn run(program: &[sock_filter], packet: &Packet) -> u32 {
                 Some(value) => x = 4 * (value & 0xf),
                 None => return 0,
             },
+            // ld #k
+            0x00 => a = k,
+            // rsh #k, lsh x
+            0x74 => a >>= k,
+            0x6c => a = a.checked_shl(x).unwrap_or(0),
             // add #k, and #k
             0x04 => a = a.wrapping_add(k),
             0x54 => a &= k,

@@ -4,7 +4,7 @@
 mod tests;
 
 use super::program::{ANY_SOURCE, Key, SOME_SOURCES, program};
-use super::{AttachError, Filter, FilterLink, INSTRUCTIONS_MAX, Precision, Wanted, attach};
+use super::{AttachError, Codepoints, Filter, FilterLink, INSTRUCTIONS_MAX, Precision, Wanted, attach};
 use crate::sys::bpf;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -31,6 +31,7 @@ const ENTRIES_MIN: u32 = 1024;
 #[derive(Debug)]
 pub struct LiveFilter {
     link: FilterLink,
+    marked: Codepoints,
     wanted: Counted,
     /// What came or went since the socket's filter was last brought in line.
     changed: HashSet<Wanted>,
@@ -68,8 +69,14 @@ struct Map {
 impl LiveFilter {
     /// For a socket on a link of this kind; nothing is wanted yet.
     pub fn new(link: FilterLink) -> Self {
+        Self::marked(link, Codepoints::ALL)
+    }
+
+    /// As [`LiveFilter::new`], but only packets that bear one of these codepoints are let through, whatever is wanted.
+    pub fn marked(link: FilterLink, marked: Codepoints) -> Self {
         Self {
             link,
+            marked,
             wanted: Counted::default(),
             changed: HashSet::new(),
             map: None,
@@ -132,16 +139,16 @@ impl LiveFilter {
     }
 
     fn apply_map(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let Self { wanted, map, changed, .. } = self;
+        let Self { link, marked, wanted, map, changed, .. } = self;
         if let Some(map) = map
             && map.has_room(changed.len())
         {
             return map.update(wanted, changed.iter().copied());
         }
-        let mut new = Map::new(self.link, wanted)?;
+        let mut new = Map::new(*link, *marked, wanted)?;
         new.update(wanted, wanted.list().into_iter())?;
         bpf::attach_loaded_filter(fd, &new.program)?;
-        self.map = Some(new);
+        *map = Some(new);
         Ok(())
     }
 
@@ -151,13 +158,13 @@ impl LiveFilter {
         if !fits {
             let families = (self.wanted.ipv4 > 0, self.wanted.ipv4 < self.wanted.addresses.len());
             if self.coarse != Some(families) {
-                attach(fd, &Filter::any_udp(families, self.link))?;
+                attach(fd, &Filter::any_udp(families, self.link, self.marked))?;
                 self.coarse = Some(families);
             }
             return Ok(Precision::AnyUdp);
         }
         self.coarse = None;
-        attach(fd, &Filter::compile(&self.wanted.list(), self.link))
+        attach(fd, &Filter::compile_marked(&self.wanted.list(), self.link, self.marked))
     }
 }
 
@@ -237,14 +244,14 @@ fn is_sane(wanted: &Wanted) -> bool {
 
 impl Map {
     /// An empty one with room for what is wanted and as much again.
-    fn new(link: FilterLink, wanted: &Counted) -> io::Result<Self> {
+    fn new(link: FilterLink, marked: Codepoints, wanted: &Counted) -> io::Result<Self> {
         let needed = u32::try_from(2 * wanted.entries()).map_err(io::Error::other)?;
         let mut entries_max = ENTRIES_MIN;
         while entries_max < needed {
             entries_max = entries_max.saturating_mul(4);
         }
         let entries = bpf::HashMap::create(entries_max)?;
-        let program = bpf::load_filter(&program(link, entries.number()))?;
+        let program = bpf::load_filter(&program(link, marked, entries.number()))?;
         Ok(Self { entries, known: HashMap::new(), entries_max, program })
     }
 

@@ -3,7 +3,7 @@
 //! It decides as the exact classic filter does, see [`Precision`](super::Precision), whatever is in the map: the program never
 //! changes, so letting one thing more through costs the same with ten entries as with ten thousand.
 
-use super::FilterLink;
+use super::{Codepoints, FilterLink};
 use crate::sys::{Plain, bpf::Instruction};
 use std::net::IpAddr;
 
@@ -66,10 +66,13 @@ const MOVE_REGISTER: u8 = 0xbf;
 const ADD: u8 = 0x07;
 const AND: u8 = 0x57;
 const SHIFT_LEFT: u8 = 0x67;
+const SHIFT_RIGHT: u8 = 0x77;
+const SHIFT_RIGHT_BY_REGISTER: u8 = 0x7f;
 const LOAD_WORD: u8 = 0x61;
 const STORE_WORD: u8 = 0x63;
 const CLEAR_DOUBLE_WORD: u8 = 0x7a;
 const LOAD_MAP: u8 = 0x18;
+const LOAD_DOUBLE_WORD: u8 = 0x18;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const JUMP: u8 = 0x05;
@@ -121,8 +124,8 @@ struct Assembler {
     jumps: Vec<(usize, Label)>,
 }
 
-/// The program for packets of a link, with the map of this number.
-pub(super) fn program(link: FilterLink, map: i32) -> Vec<Instruction> {
+/// The program for packets of a link that bear one of these codepoints, with the map of this number.
+pub(super) fn program(link: FilterLink, marked: Codepoints, map: i32) -> Vec<Instruction> {
     let mut asm = Assembler::default();
     asm.op(MOVE_REGISTER, 6, 1, 0, 0);
     for at in 0..5 {
@@ -145,8 +148,8 @@ pub(super) fn program(link: FilterLink, map: i32) -> Vec<Instruction> {
         }
     };
     asm.jump(JUMP, 0, Label::Drop);
-    ipv4(&mut asm, l3);
-    ipv6(&mut asm, l3);
+    ipv4(&mut asm, l3, marked);
+    ipv6(&mut asm, l3, marked);
     look_up(&mut asm, l3, map);
     asm.finish()
 }
@@ -164,8 +167,13 @@ fn for_us(asm: &mut Assembler) {
     asm.jump(IF_NOT_EQUAL, 0, Label::Drop);
 }
 
-fn ipv4(asm: &mut Assembler, l3: i32) {
+fn ipv4(asm: &mut Assembler, l3: i32, marked: Codepoints) {
     asm.place(Label::Ipv4);
+    if marked != Codepoints::ALL {
+        asm.packet(PACKET_BYTE, l3 + 1);
+        asm.op(SHIFT_RIGHT, 0, 0, 0, 2);
+        asm.require_bit(marked.bits());
+    }
     asm.packet(PACKET_BYTE, l3 + 9);
     asm.jump(IF_NOT_EQUAL, UDP, Label::Drop);
     // R9: the family, for the sources.
@@ -196,8 +204,14 @@ fn ipv4(asm: &mut Assembler, l3: i32) {
     asm.jump(JUMP, 0, Label::LookUp);
 }
 
-fn ipv6(asm: &mut Assembler, l3: i32) {
+fn ipv6(asm: &mut Assembler, l3: i32, marked: Codepoints) {
     asm.place(Label::Ipv6);
+    if marked != Codepoints::ALL {
+        asm.packet(PACKET_HALF, l3);
+        asm.op(SHIFT_RIGHT, 0, 0, 0, 6);
+        asm.op(AND, 0, 0, 0, 0x3f);
+        asm.require_bit(marked.bits());
+    }
     asm.packet(PACKET_BYTE, l3 + 6);
     asm.op(MOVE_REGISTER, 7, 0, 0, 0);
     asm.op(MOVE, 9, 0, 0, 6);
@@ -262,6 +276,17 @@ impl Assembler {
     /// R0 = what is there in the packet.
     fn packet(&mut self, code: u8, at: i32) {
         self.op(code, 0, 0, 0, at);
+    }
+
+    /// Refuses unless the bit that R0 says is set.
+    fn require_bit(&mut self, bits: u64) {
+        // Two instructions wide, the low word first.
+        self.op(LOAD_DOUBLE_WORD, 1, 0, 0, bits as i32);
+        self.op(0, 0, 0, 0, (bits >> 32) as i32);
+        self.op(SHIFT_RIGHT_BY_REGISTER, 1, 0, 0, 0);
+        self.op(MOVE_REGISTER, 0, 1, 0, 0);
+        self.op(AND, 0, 0, 0, 1);
+        self.jump(IF_EQUAL, 0, Label::Drop);
     }
 
     fn jump(&mut self, code: u8, value: i32, to: Label) {

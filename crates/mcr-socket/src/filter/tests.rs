@@ -1,13 +1,13 @@
 //! The program against a model that reads a packet the way its specification says, and no other.
 
 use super::interpret::{Packet, run};
-use super::{Filter, FilterLink, INSTRUCTIONS_MAX, Precision, Wanted, compile};
+use super::{Codepoints, Filter, FilterLink, INSTRUCTIONS_MAX, Precision, Wanted, compile};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whether an exact filter shall let a packet through.
-pub(super) fn model(wanted: &[Wanted], link: FilterLink, packet: &Packet) -> bool {
+pub(super) fn model(wanted: &[Wanted], marked: Codepoints, link: FilterLink, packet: &Packet) -> bool {
     if matches!(packet.packet_type, 3 | 4) || packet.vlan_tci.is_some_and(|tci| tci & 0xfff != 0) {
         return false;
     }
@@ -23,8 +23,10 @@ pub(super) fn model(wanted: &[Wanted], link: FilterLink, packet: &Packet) -> boo
         _ => return false,
     };
     match protocol {
-        0x0800 if ip.len() >= 20 => model_v4(wanted, ip),
-        0x86dd if ip.len() >= 40 => model_v6(wanted, ip),
+        0x0800 if ip.len() >= 20 => marked.contains(ip[1] >> 2) && model_v4(wanted, ip),
+        0x86dd if ip.len() >= 40 => {
+            marked.contains((ip[0] & 15) << 2 | ip[1] >> 6) && model_v6(wanted, ip)
+        }
         _ => false,
     }
 }
@@ -93,10 +95,10 @@ fn packet_v4() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![8 => Just(0x45u8), 2 => 0x46u8..=0x4f, 1 => any::<u8>()];
     let fragment = prop_oneof![6 => Just(0u16), 1 => Just(0x4000), 1 => Just(0x2000), 1 => any::<u16>()];
     let protocol = prop_oneof![8 => Just(17u8), 1 => any::<u8>()];
-    (first, fragment, protocol, v4(), v4(), 0u16..6, 0usize..90).prop_map(
-        |(first, fragment, protocol, source, destination, port, length)| {
+    (first, any::<u8>(), fragment, protocol, v4(), v4(), 0u16..6, 0usize..90).prop_map(
+        |(first, class, fragment, protocol, source, destination, port, length)| {
             let mut ip = vec![0; 20];
-            ip[0] = first;
+            ip[..2].copy_from_slice(&[first, class]);
             ip[6..8].copy_from_slice(&fragment.to_be_bytes());
             ip[9] = protocol;
             let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else { unreachable!() };
@@ -113,13 +115,13 @@ fn packet_v4() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn packet_v6() -> impl Strategy<Value = Vec<u8>> {
-    let first = prop_oneof![8 => Just(0x60u8), 1 => any::<u8>()];
+    let first = prop_oneof![8 => 0x60u8..=0x6f, 1 => any::<u8>()];
     let next =
         prop_oneof![8 => Just(17u8), 2 => prop::sample::select(vec![0u8, 43, 44, 60]), 1 => any::<u8>()];
-    (first, next, v6(), v6(), 0u16..6, 38usize..70).prop_map(
-        |(first, next, source, destination, port, length)| {
+    (first, any::<u8>(), next, v6(), v6(), 0u16..6, 38usize..70).prop_map(
+        |(first, class, next, source, destination, port, length)| {
             let mut ip = vec![0; 40];
-            ip[0] = first;
+            ip[..2].copy_from_slice(&[first, class]);
             ip[6] = next;
             let (IpAddr::V6(source), IpAddr::V6(destination)) = (source, destination) else { unreachable!() };
             ip[8..24].copy_from_slice(&source.octets());
@@ -155,8 +157,14 @@ pub(super) fn packet(link: FilterLink) -> impl Strategy<Value = Packet> {
     })
 }
 
-fn exact(wanted: &[Wanted], link: FilterLink) -> Vec<libc::sock_filter> {
-    compile::program(&compile::Targets::new(wanted), link, Precision::Exact)
+/// All codepoints, none, or any set of them.
+pub(super) fn codepoints() -> impl Strategy<Value = Codepoints> {
+    let some = prop::collection::vec(0u8..64, 0..64).prop_map(Codepoints::from_iter);
+    prop_oneof![1 => Just(Codepoints::ALL), 1 => some.clone(), 1 => some.prop_map(Codepoints::others)]
+}
+
+fn exact(wanted: &[Wanted], link: FilterLink, marked: Codepoints) -> Vec<libc::sock_filter> {
+    compile::program(&compile::Targets::new(wanted), link, Precision::Exact, marked)
 }
 
 /// What `bpf_check_classic` of the kernel refuses.
@@ -179,16 +187,17 @@ proptest! {
     #[test]
     fn an_exact_filter_lets_through_what_the_model_does_and_nothing_else(
         wanted in prop::collection::vec(wanted(), 0..12),
+        marked in codepoints(),
         frames in prop::collection::vec(packet(FilterLink::Ethernet), 40),
         bare in prop::collection::vec(packet(FilterLink::RawIp), 20),
     ) {
         for (link, packets) in [(FilterLink::Ethernet, frames), (FilterLink::RawIp, bare)] {
-            let program = exact(&wanted, link);
+            let program = exact(&wanted, link, marked);
             assert_loadable(&program);
             for packet in &packets {
                 let passed = run(&program, packet);
                 prop_assert!(passed == 0 || passed == u32::MAX);
-                prop_assert_eq!(passed != 0, model(&wanted, link, packet), "{:?} {:?}", link, packet);
+                prop_assert_eq!(passed != 0, model(&wanted, marked, link, packet), "{:?} {:?} {:?}", marked, link, packet);
             }
         }
     }
@@ -196,14 +205,19 @@ proptest! {
     #[test]
     fn a_coarser_filter_refuses_nothing_that_a_finer_one_lets_through(
         wanted in prop::collection::vec(wanted(), 0..12),
+        marked in codepoints(),
         packets in prop::collection::vec(packet(FilterLink::Ethernet), 40),
     ) {
         let targets = compile::Targets::new(&wanted);
         let [exact, addresses, any] = [Precision::Exact, Precision::Addresses, Precision::AnyUdp]
-            .map(|precision| compile::program(&targets, FilterLink::Ethernet, precision));
+            .map(|precision| compile::program(&targets, FilterLink::Ethernet, precision, marked));
         for packet in &packets {
             let [exact, addresses, any] = [&exact, &addresses, &any].map(|program| run(program, packet));
             prop_assert!(exact <= addresses && addresses <= any, "{:?}", packet);
+            let Some(class) = packet.bytes.get(14..16) else { continue };
+            let class = u16::from_be_bytes([class[0], class[1]]);
+            let dscp = if packet.bytes[12] == 8 { class >> 2 } else { class >> 6 } as u8 & 63;
+            prop_assert!(any == 0 || marked.contains(dscp), "{:?}", packet);
         }
     }
 
@@ -217,14 +231,14 @@ proptest! {
                 source: None,
             })
             .collect();
-        let program = exact(&wanted, FilterLink::Ethernet);
+        let program = exact(&wanted, FilterLink::Ethernet, Codepoints::ALL);
         let there: HashSet<_> = wanted.iter().map(|one| one.destination).collect();
         for one in &wanted {
             for (step, port) in [(0, one.port), (0, ports), (1, one.port)] {
                 let IpAddr::V4(destination) = one.destination else { unreachable!() };
                 let destination = Ipv4Addr::from_bits(destination.to_bits() + step);
                 let packet = udp_v4(destination, port);
-                prop_assert_eq!(run(&program, &packet) != 0, model(&wanted, FilterLink::Ethernet, &packet));
+                prop_assert_eq!(run(&program, &packet) != 0, model(&wanted, Codepoints::ALL, FilterLink::Ethernet, &packet));
                 // And it is refused for its address, not for some other reason.
                 let mut fragment = packet;
                 fragment.bytes[14 + 6] = 0x20;
@@ -279,7 +293,7 @@ fn a_filter_too_long_falls_back_to_addresses_and_then_to_any_udp() {
 #[test]
 fn the_search_is_logarithmic() {
     // Foreign traffic must cost little: count the steps of a miss among many groups.
-    let program = exact(&groups(700, |n| n as u16), FilterLink::Ethernet);
+    let program = exact(&groups(700, |n| n as u16), FilterLink::Ethernet, Codepoints::ALL);
     let longest_path = {
         let mut steps = vec![0usize; program.len()];
         for at in (0..program.len()).rev() {

@@ -2,6 +2,7 @@
 
 use super::input::bind_to_interface;
 use crate::filter::{Filter, attach};
+use crate::mark;
 use crate::packet::send_buffer;
 use crate::sys::{self, MulticastInterface};
 use crate::{Family, OpenError, address};
@@ -25,6 +26,10 @@ pub struct UdpOutput {
     /// it was sent. With it, an ICMP error about an earlier datagram fails a later send (`IP_RECVERR`, ip(7)), whichever its
     /// destination: for sockets that send to groups, about which hosts send no ICMP errors (RFC 1122, 3.2.2).
     pub report_full_queue: bool,
+    /// DSCP of what it sends, unless a message says otherwise.
+    pub dscp: Option<u8>,
+    /// Priority of what it sends in this host's queues (SO_PRIORITY); 0 is the usual. 7 takes CAP_NET_ADMIN and becomes 6 without.
+    pub priority: u8,
     /// Send buffer; beyond `net.core.wmem_max` only with CAP_NET_ADMIN. 0 leaves the default.
     pub send_buffer_bytes: usize,
 }
@@ -53,6 +58,9 @@ pub fn open_output(options: &UdpOutput) -> Result<OwnedFd, OpenError> {
     if options.report_full_queue {
         report_errors(fd.as_fd(), options.family)?;
     }
+    // The DSCP first: setting it sets the priority, too.
+    mark::dscp(fd.as_fd(), options.family, options.dscp)?;
+    mark::priority(fd.as_fd(), options.priority)?;
     send_buffer(fd.as_fd(), options.send_buffer_bytes)?;
     if let Some(ifindex) = options.ifindex {
         send_by(fd.as_fd(), options.family, ifindex)?;

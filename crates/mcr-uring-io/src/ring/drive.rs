@@ -9,7 +9,7 @@ use io_uring::{cqueue, opcode};
 use super::{Memory, RingIo, Todo};
 use crate::packet_ring;
 use crate::probe::BUFFER_GROUP;
-use crate::rings::LOOK_AGAIN;
+use crate::rings::{LOOK_AGAIN, Open};
 use crate::table::Kind;
 use crate::token::{Operation, Token};
 use crate::{Event, SocketKey, WaitError};
@@ -55,7 +55,7 @@ impl RingIo {
         }
         let mut look_again = None;
         for at in 0..self.rings.open().len() {
-            let (key, ring) = self.rings.open()[at];
+            let Open { key, ring, .. } = self.rings.open()[at];
             let unarmed = self.table.find(key).is_some_and(|socket| !socket.state.armed);
             if unarmed && !(self.memory.frames.ring(ring).is_last_given_back() && self.arm(key)) {
                 look_again = Some(LOOK_AGAIN);
@@ -100,6 +100,11 @@ impl RingIo {
         }
         let mut todo = std::mem::take(&mut self.todo);
         let mut soonest = None;
+        // Who comes first gets the buffers that are free.
+        todo.sort_by_key(|item| match item {
+            Todo::Cancel(_) => 0,
+            Todo::Arm(key, _) => self.table.find(*key).map_or(0, |socket| socket.priority),
+        });
         todo.retain(|item| match *item {
             Todo::Cancel(key) => !self.cancel(key),
             Todo::Arm(key, None) => !self.arm(key),

@@ -37,6 +37,13 @@ impl SyscallIo {
             self.poll_watches(timeout, full, events)?;
         } else {
             let ready = self.poll_all(timeout, full - events.len())?;
+            let Self { batch, table, .. } = self;
+            // By the sockets they are about: who comes first gets the buffers that are free.
+            batch.ready[..ready].sort_by_key(|event| {
+                let token = Token::from_bits(event.u64);
+                let key = token.map(|(_, generation, slot)| SocketKey { slot, generation });
+                key.and_then(|key| table.find(key)).map_or(0, |socket| socket.priority)
+            });
             for at in 0..ready {
                 let event = self.batch.ready[at];
                 self.serve(event, full, events);

@@ -74,6 +74,7 @@ impl Relay {
             family,
             ifindex: Some(self.line.relay.link_index("out0").expect("it is there")),
             multicast_loop: false,
+            priority: 0,
             send_buffer_bytes: 64 << 20,
         };
         self.line.relay.enter(|| raw::open_output(&options)).expect("root")

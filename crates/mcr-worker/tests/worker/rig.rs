@@ -269,6 +269,8 @@ pub(crate) fn udp_output(net: &Namespace, family: Family) -> OwnedFd {
         source: None,
         hop_limit: 64,
         multicast_loop: false,
+        dscp: None,
+        priority: 0,
         report_full_queue: false,
         send_buffer_bytes: BUFFER_BYTES,
     };

@@ -301,6 +301,7 @@ fn rawsocket(net: &Namespace) -> std::os::fd::OwnedFd {
         family: Family::V6,
         ifindex: None,
         multicast_loop: false,
+        priority: 0,
         send_buffer_bytes: 0,
     };
     net.enter(|| mcr_socket::raw::open_output(&options)).expect("root")

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::filter::interpret::Packet;
-use crate::filter::tests::{model, packet, wanted};
+use crate::filter::tests::{codepoints, model, packet, wanted};
 use proptest::prelude::*;
 use std::os::unix::net::UnixDatagram;
 
@@ -72,6 +72,7 @@ proptest! {
     #[test]
     fn a_map_lets_through_exactly_what_a_compiled_filter_does(
         link in prop::sample::select(vec![FilterLink::Ethernet, FilterLink::RawIp]),
+        marked in codepoints(),
         first in prop::collection::vec(wanted(), 0..12),
         gone in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         second in prop::collection::vec(wanted(), 0..6),
@@ -81,7 +82,7 @@ proptest! {
             return Ok(());
         }
         let wire = Wire::new();
-        let mut filter = LiveFilter::new(link);
+        let mut filter = LiveFilter::marked(link, marked);
         let mut left = first.clone();
         first.iter().for_each(|one| filter.insert(*one));
         filter.apply_map(wire.to.as_fd()).unwrap();
@@ -99,7 +100,7 @@ proptest! {
             let bytes = if link == FilterLink::Ethernet { ethernet } else { raw }.bytes;
             // What a Unix socket cannot show: another host's packets, and tags. Those are tested on packet sockets.
             let packet = Packet { bytes, ..Packet::default() };
-            prop_assert_eq!(wire.passes(&packet.bytes), model(&left, link, &packet), "{:?} {:?}", left, packet.bytes);
+            prop_assert_eq!(wire.passes(&packet.bytes), model(&left, marked, link, &packet), "{:?} {:?} {:?}", marked, left, packet.bytes);
         }
     }
 }

@@ -78,7 +78,8 @@ pub fn assert_forward(before: &Stats, after: &Stats) {
 fn by_name(stats: &Stats) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for input in &stats.inputs {
-        let name = format!("worker {} {} {:?}", input.worker, input.interface, input.datapath);
+        let class = (&input.class, input.class_by);
+        let name = format!("worker {} {} {:?} {class:?}", input.worker, input.interface, input.datapath);
         all.insert(format!("{name} frames"), input.frames);
         all.insert(format!("{name} datagrams"), input.datagrams);
         all.insert(format!("{name} bytes"), input.bytes);

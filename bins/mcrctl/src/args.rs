@@ -132,7 +132,7 @@ pub(crate) enum Verb {
     },
     /// Show what was relayed and what was dropped, and why
     #[command(
-        after_help = "Examples:\n  mcrctl stats\n  mcrctl stats studio-video\n  mcrctl stats --watch\n  \
+        after_help = "Examples:\n  mcrctl stats\n  mcrctl stats studio-video\n  mcrctl stats --classes\n  mcrctl stats --watch\n  \
         mcrctl --json stats --watch | jq '.rules[0].rate_pps'\n  \
         mcrctl --json stats studio-video | jq '.rules[0].flow_list.flows[].source'\n\n\
         PPS and BIT/S are averages over the last second, MEAN PPS since the first datagram. Drops are\n\
@@ -148,6 +148,9 @@ pub(crate) enum Verb {
         /// Show them again every second, until Ctrl-C; with --json a line each time
         #[arg(long)]
         watch: bool,
+        /// By traffic class instead
+        #[arg(long)]
+        classes: bool,
     },
     /// Live view in the terminal: rules by rate, drops, workers, interfaces, events
     #[command(after_help = "Example:\n  mcrctl top\n\n\
@@ -270,6 +273,9 @@ pub(crate) struct Add {
     /// How to carry the rule: auto, kernel, packet or udp
     #[arg(long, value_name = "PATH", default_value = "auto")]
     pub(crate) datapath: String,
+    /// The traffic class of its datagrams, one that the configuration defines [default: by their DSCP]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write, notes: &mut dyn Write) -> Resu
         Verb::Check { file } => session.check(file),
         Verb::Events(events) => session.events(events),
         Verb::LogLevel { level, facility } => session.log_level(level.as_deref(), facility.as_deref()),
-        Verb::Stats { rule, watch } => session.stats(rule.as_deref(), *watch),
+        Verb::Stats { rule, watch, classes } => session.stats(rule.as_deref(), *watch, *classes),
         Verb::Top => session.top(),
         Verb::Reflect { verb } => session.reflect(verb),
         Verb::Workers => session.workers(),
@@ -172,7 +172,7 @@ impl Session<'_> {
         if self.cli.json { self.json(&rule) } else { Ok(()) }
     }
 
-    fn stats(&mut self, rule: Option<&str>, watch: bool) -> Result<(), Failure> {
+    fn stats(&mut self, rule: Option<&str>, watch: bool, classes: bool) -> Result<(), Failure> {
         let params = OptionalRule { rule: rule.map(named).transpose()? };
         let mut client = self.connect()?;
         loop {
@@ -184,10 +184,7 @@ impl Session<'_> {
                     // Cursor home, and all below it erased (ECMA-48 CUP and ED).
                     write!(self.out, "\x1b[H\x1b[J")?;
                 }
-                if counters.rules.is_empty() {
-                    self.note("no rules; add one with `mcrctl add INPUT OUTPUT...`");
-                }
-                stats::stats(self.out, &counters)?;
+                self.tables(&counters, classes)?;
             }
             if !watch {
                 return Ok(());
@@ -196,6 +193,19 @@ impl Session<'_> {
             self.out.flush()?;
             thread::sleep(WATCH_EVERY);
         }
+    }
+
+    fn tables(&mut self, counters: &Stats, classes: bool) -> Result<(), Failure> {
+        if classes {
+            if counters.classes.is_empty() {
+                self.note("no classes; a [[class]] in the configuration makes one");
+            }
+            return Ok(stats::classes(self.out, &counters.classes)?);
+        }
+        if counters.rules.is_empty() {
+            self.note("no rules; add one with `mcrctl add INPUT OUTPUT...`");
+        }
+        Ok(stats::stats(self.out, counters)?)
     }
 
     fn top(&self) -> Result<(), Failure> {
@@ -272,6 +282,7 @@ fn spec(add: &Add) -> Result<RuleSpec, Failure> {
     let mut spec = RuleSpec::new(input, outputs.collect::<Result<_, _>>()?);
     spec.name =
         add.name.as_ref().map(|name| name.parse()).transpose().map_err(|error| usage("--name", &error))?;
+    spec.class = add.class.clone();
     spec.datapath = add.datapath.parse().map_err(|error| usage("--datapath", &error))?;
     spec.check().map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(spec)

@@ -7,7 +7,7 @@ use std::{
 
 use mcr_proto::{
     counters::OutputDrop,
-    rpc::{FlowList, FlowStats, InputStats, OutputStats, RuleStats, Stats},
+    rpc::{ClassStats, FlowList, FlowStats, InputStats, OutputStats, RuleStats, Stats},
 };
 
 use crate::{
@@ -113,6 +113,36 @@ fn flows(out: &mut dyn Write, list: &FlowList, now_ns: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// What came in by class.
+pub(crate) fn classes(out: &mut dyn Write, classes: &[ClassStats]) -> io::Result<()> {
+    if classes.is_empty() {
+        return Ok(());
+    }
+    let columns = [
+        Text("CLASS"),
+        Number("PRIORITY"),
+        Number("DATAGRAMS"),
+        Number("BYTES"),
+        Number("PPS"),
+        Number("BIT/S"),
+        Number("MATCHED"),
+        Text("DROPPED"),
+    ];
+    let row = |class: &ClassStats| {
+        vec![
+            class.name.clone().unwrap_or_else(|| "(none)".into()),
+            class.priority.to_string(),
+            class.datagrams.to_string(),
+            bytes(class.bytes),
+            human(class.rate_pps),
+            human(class.rate_bps),
+            class.matched.to_string(),
+            drops(&class.drops, &BTreeMap::new()),
+        ]
+    };
+    write_table(out, &columns, classes.iter().map(row).collect())
+}
+
 fn rule_row(rule: &RuleStats) -> Vec<String> {
     vec![
         rule.name.to_string(),
@@ -155,7 +185,10 @@ fn output_row(output: &OutputStats) -> Vec<String> {
 fn input_row(input: &InputStats) -> Vec<String> {
     let closed = if input.open { "" } else { " (closed)" };
     vec![
-        format!("{}{closed}", input.interface),
+        match &input.class {
+            Some(class) => format!("{} {class}{closed}", input.interface),
+            None => format!("{}{closed}", input.interface),
+        },
         input.worker.to_string(),
         input.datapath.to_string(),
         input.datagrams.to_string(),
@@ -259,6 +292,8 @@ mod tests {
                 worker: 0,
                 interface: "eth0".into(),
                 datapath: mcr_proto::rule::Datapath::Packet,
+                class: Some("voice".into()),
+                class_by: None,
                 open: true,
                 frames: 1,
                 datagrams: 12_345_680,
@@ -269,6 +304,7 @@ mod tests {
                 rate_bps: 8.0,
             }],
             reflectors: Vec::new(),
+            classes: Vec::new(),
         };
         let mut out = Vec::new();
         stats(&mut out, &all).expect("memory");

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod classes;
 mod client;
 mod config;
 mod feed;

@@ -12,7 +12,7 @@ use mcr_metrics::{
 };
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
-    message::{Fault, InputView, OutputView, RuleRef, RuleView},
+    message::{ClassBy, Fault, InputClass, InputView, OutputView, RuleRef, RuleView},
     plan::{FlowSlot, RuleSlot, WorkerIndex},
     rpc::{FlowList, FlowStats, InputStats, Latency, OutputStats, RuleStats, Stats},
     rule::Datapath,
@@ -20,6 +20,7 @@ use mcr_proto::{
 use nix::errno::Errno;
 
 use crate::{
+    classes,
     rates::{Place, Sampler},
     supervisor::{Supervisor, misunderstood},
     view,
@@ -48,8 +49,10 @@ pub(crate) async fn stats(
     let flow_places = flows.iter().map(|(worker, slot)| Place::Flow(*worker, *slot));
     let places: Vec<_> = places(&rules, &inputs).into_iter().chain(flow_places).collect();
     sampler.prepare(&places, rule.is_none()).await;
+    let classes = classes::configured(supervisor).await?;
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time_ns = u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX);
+    let inputs: Vec<_> = inputs.into_iter().map(|input| input_stats(&input, segments, sampler)).collect();
     Ok(Stats {
         time_ns,
         rules: rules
@@ -62,7 +65,8 @@ pub(crate) async fn stats(
                 RuleStats { flow_list, ..rule_stats(of, segments, sampler, time_ns) }
             })
             .collect(),
-        inputs: inputs.into_iter().map(|input| input_stats(&input, segments, sampler)).collect(),
+        classes: classes::sums(&classes, &inputs),
+        inputs,
         reflectors,
     })
 }
@@ -72,6 +76,11 @@ fn feeds(input: &InputView, rule: &RuleView) -> bool {
     (input.worker == rule.worker || input.datapath == Datapath::Kernel)
         && input.interface == rule.spec.input.interface
         && Some(input.datapath) == rule.datapath
+        && match (&input.class, &rule.spec.class) {
+            (Some(InputClass { name, by: ClassBy::Rule }), wanted) => wanted.as_ref() == Some(name),
+            // In none, or in one by their codepoint.
+            (_, wanted) => wanted.is_none(),
+        }
 }
 
 /// Slots out of range would be read beyond the tables, which ends the process.
@@ -216,6 +225,8 @@ fn input_stats(input: &InputView, segments: &[Segment], sampler: &Sampler) -> In
         worker: input.worker.0,
         interface: input.interface.to_string(),
         datapath: input.datapath,
+        class: input.class.as_ref().map(|class| class.name.clone()),
+        class_by: input.class.as_ref().map(|class| class.by),
         open: input.open,
         frames: counters.frames.get(),
         datagrams: counters.received(),

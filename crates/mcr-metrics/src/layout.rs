@@ -77,7 +77,10 @@ pub struct InputCounters {
 impl InputCounters {
     /// Datagrams that came, those that the kernel dropped and those a dying worker took along included.
     pub fn received(&self) -> u64 {
-        self.datagrams.get() + self.drops[InputDrop::KernelRing as usize].get() + self.unseen.get()
+        // The kernel's drops, under either name.
+        let kernel =
+            [InputDrop::KernelRing, InputDrop::ClassFull].map(|reason| self.drops[reason as usize].get());
+        self.datagrams.get() + kernel.iter().sum::<u64>() + self.unseen.get()
     }
 
     /// Datagrams that no rule got, by reason.

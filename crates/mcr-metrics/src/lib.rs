@@ -2,8 +2,8 @@
 //!
 //! The supervisor makes one [`Segment`] for each worker and keeps it for as long as it lives, so counters outlast a worker
 //! that dies and never go back. The worker gets it writable, control read-only. Each counter has one writer: a worker its
-//! own segment, but for [`InputDrop::KernelRing`](mcr_proto::counters::InputDrop::KernelRing), which the supervisor writes
-//! because it owns the sockets. So a write is a load and a store, no locked instruction, and a read needs no answer from anyone.
+//! own segment, but for [`InputDrop::KernelRing`](mcr_proto::counters::InputDrop::KernelRing) and
+//! [`InputDrop::ClassFull`](mcr_proto::counters::InputDrop::ClassFull), which the supervisor writes because it owns the sockets. So a write is a load and a store, no locked instruction, and a read needs no answer from anyone.
 //!
 //! A rule's slots are the same in every segment; what it relayed is the sum over the segments, whichever worker carried it.
 //! A slot is cleared, by the supervisor, only when no worker has the rule any more.

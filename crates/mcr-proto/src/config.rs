@@ -83,15 +83,15 @@ pub fn is_host_name(name: &str) -> bool {
 pub struct Class {
     /// The name rules refer to; letters, digits, `.`, `_` and `-`.
     pub name: String,
-    /// Datagrams with one of these codepoints belong to the class.
+    /// Datagrams with one of these codepoints belong to the class, unless their rule has another.
     #[serde(default)]
     pub dscp: Vec<Codepoint>,
     /// 0 to [`PRIORITY_MAX`]; 0 is served first.
     pub priority: u8,
-    /// Cap on what the class sends.
+    /// Cap on what each worker takes of the class; more is dropped and counted.
     #[serde(default)]
     pub rate: Option<Rate>,
-    /// Datagrams its queue can hold, 1 to [`DEPTH_MAX`].
+    /// Frames that a receiving socket of it can hold while the worker is busy, 1 to [`DEPTH_MAX`]; more are dropped and counted.
     #[serde(default)]
     pub depth: Option<u32>,
 }
@@ -104,9 +104,6 @@ pub fn warnings(config: &Config) -> Vec<String> {
         let name =
             rule.name.as_ref().map_or_else(|| format!("rule[{index}]"), |name| format!("rule `{name}`"));
         warnings.extend(rule.warnings().into_iter().map(|warning| format!("{name}: {warning}")));
-    }
-    for class in &config.classes {
-        warnings.push(format!("class `{}`: accepted, but this version relays all rules alike", class.name));
     }
     warnings
 }

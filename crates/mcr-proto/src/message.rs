@@ -20,13 +20,13 @@ pub use self::{
     load::{LoadId, LoadReport, LoadStep, Settings},
     log::{Facility, LogLevel, LogLevels, LogNameError},
     view::{
-        InputView, InterfaceView, OutputView, ReflectLatency, ReflectView, RuleState, RuleView, WorkerState,
-        WorkerView,
+        ClassBy, InputClass, InputView, InterfaceView, OutputView, ReflectLatency, ReflectView, RuleState,
+        RuleView, WorkerState, WorkerView,
     },
 };
 
 use crate::{
-    plan::{Generation, InputSlot, Own, PlanOp, SocketId, WorkerIndex},
+    plan::{Generation, InputSlot, Lane, Own, PlanOp, SocketId, WorkerIndex},
     probe::Probe,
     reflect::Reflect,
     rule::{RuleId, RuleName, RuleSpec},
@@ -96,6 +96,8 @@ pub enum ToWorker {
         input: InputSlot,
         /// How to read what comes.
         kind: ReceiverKind,
+        /// How it stands beside others.
+        lane: Lane,
     },
     /// Send through this socket ([`tag::SOCKET`]).
     OpenSender {

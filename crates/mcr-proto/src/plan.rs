@@ -58,8 +58,8 @@ identity! {
 pub struct Route {
     /// The rule's counters, and the route's key: a second route with the same slot replaces the first.
     pub rule: RuleSlot,
-    /// The receiving socket; datagrams that come through another do not match.
-    pub input: SocketId,
+    /// The receiving sockets, one for each class of its datagrams; those that come through another do not match.
+    pub inputs: Vec<SocketId>,
     /// Only datagrams from this source match, if given.
     pub source: Option<IpAddr>,
     /// Destination address of the datagrams that match.
@@ -68,6 +68,22 @@ pub struct Route {
     pub port: u16,
     /// Where each matching datagram is copied to.
     pub outputs: Vec<RouteOutput>,
+}
+
+/// How a receiving socket stands beside others, and what it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lane {
+    /// Lower ones are received from first.
+    pub priority: u8,
+    /// A number of the class and its rate, shared by all sockets with the same number; without it there is no cap.
+    pub cap: Option<(u16, Rate)>,
+}
+
+impl Default for Lane {
+    /// That of datagrams without a class.
+    fn default() -> Self {
+        Self { priority: crate::config::PRIORITY_MAX, cap: None }
+    }
 }
 
 /// One output of a route.

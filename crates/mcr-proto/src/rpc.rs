@@ -25,7 +25,7 @@ pub use self::{
     logs::{LogSet, LogShown},
     reflect::{OptionalReflect, ReflectAdded, ReflectList, ReflectParams},
     rules::{MoveParams, OptionalRule, RuleAdded, RuleInfo, RuleList, RuleParams, StateInfo, rule_ref},
-    stats::{FlowList, FlowStats, InputStats, Latency, OutputStats, RuleStats, Stats},
+    stats::{ClassStats, FlowList, FlowStats, InputStats, Latency, OutputStats, RuleStats, Stats},
 };
 
 use crate::message::{Fault, FaultKind};

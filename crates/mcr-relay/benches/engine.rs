@@ -55,7 +55,7 @@ fn route(rule: u32, outputs: u32) -> Route {
     };
     Route {
         rule: RuleSlot(rule),
-        input: SocketId(1),
+        inputs: vec![SocketId(1)],
         source: None,
         address: group(rule).into(),
         port: 5000,

@@ -7,8 +7,9 @@ mod kernel;
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::classes::{Classes, Lane};
 use mcr_proto::{
-    endpoint::{IfName, Input, Output, OutputSource, Ttl},
+    endpoint::{Dscp, IfName, Input, Output, OutputSource, Ttl},
     message::RuleState,
     plan::{OutputSlot, Route, RouteOutput, RuleSlot, SocketId, Via},
     rule::{Datapath, DatapathChoice, RuleSpec},
@@ -111,14 +112,16 @@ impl std::fmt::Display for KernelLack {
 /// A receiving socket, by what it receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ReceiverKey {
-    /// One AF_PACKET socket for all rules of a worker on an interface.
+    /// One AF_PACKET socket for all datagrams of a lane, of all rules of a worker on an interface.
     Packet {
         /// The interface.
         ifindex: u32,
         /// Whether frames start with an Ethernet header.
         ethernet: bool,
+        /// Which datagrams.
+        lane: Lane,
     },
-    /// One UDP socket for all rules of a worker with this address, port and source on an interface.
+    /// One UDP socket for all rules of a worker with this address, port and source on an interface, and of one class.
     Udp {
         /// The interface.
         ifindex: u32,
@@ -126,7 +129,18 @@ pub enum ReceiverKey {
         bound: SocketAddr,
         /// The one source it takes a group from (SSM); any, if not given.
         source: Option<IpAddr>,
+        /// How it is treated; it takes all codepoints.
+        lane: Lane,
     },
+}
+
+impl ReceiverKey {
+    /// Which datagrams come through, and how they are treated.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Packet { lane, .. } | Self::Udp { lane, .. } => *lane,
+        }
+    }
 }
 
 /// What else must be held so that the network delivers, and the host does not object.
@@ -166,6 +180,10 @@ pub struct SenderKey {
     pub multicast_loop: bool,
     /// A raw socket, for copies that keep the incoming source.
     pub raw: bool,
+    /// Priority in this host's queues.
+    pub priority: u8,
+    /// DSCP, where it is the socket's: one set with each send would set the priority as well (`IP_TOS` in ip(7)).
+    pub dscp: Option<u8>,
 }
 
 /// A rule, compiled.
@@ -179,8 +197,8 @@ pub struct Compiled {
     pub datapath: Option<Datapath>,
     /// Why this data path.
     pub datapath_reason: String,
-    /// The receiving socket; none unless active, and none on the kernel path.
-    pub receiver: Option<ReceiverKey>,
+    /// The receiving sockets; none unless active, and none on the kernel path.
+    pub receivers: Vec<ReceiverKey>,
     /// What to hold; none unless active or paused.
     pub hold: Option<Hold>,
     /// In the order of the rule.
@@ -199,25 +217,39 @@ pub struct CompiledOutput {
 }
 
 /// Compiles a rule.
-pub fn compile(spec: &RuleSpec, network: &impl Network, abilities: Abilities) -> Compiled {
+pub fn compile(spec: &RuleSpec, network: &impl Network, abilities: Abilities, classes: &Classes) -> Compiled {
     let interface = network.interface(&spec.input.interface);
-    let (datapath, datapath_reason) = choose(spec, interface, network, abilities);
-    let outputs: Vec<_> =
-        spec.outputs.iter().map(|output| compile_output(output, network, abilities, datapath)).collect();
+    let (datapath, datapath_reason) = choose(spec, interface, network, abilities, classes);
+    let priority = classes.send_priority(spec.class.as_deref());
+    let outputs: Vec<_> = spec
+        .outputs
+        .iter()
+        .map(|output| compile_output(output, network, abilities, datapath, priority))
+        .collect();
     let (state, reason) = match (spec.enabled, &datapath) {
         (false, _) => (RuleState::Disabled, None),
         (true, None) => (RuleState::Failed, Some(datapath_reason.clone())),
         (true, Some(_)) => rule_state(&spec.input.interface, interface, &outputs),
     };
-    let (receiver, hold) = match (state, interface, datapath) {
-        (RuleState::Active, Some(interface), Some(datapath)) => receive_by(datapath, &spec.input, interface),
+    let lanes = match (&spec.class, datapath) {
+        (Some(class), _) => vec![classes.of_rule(class)],
+        (None, Some(Datapath::Packet)) => classes.by_dscp(),
+        // A UDP socket counts what its filter refuses as dropped, so that several with filters could not be told from loss.
+        (None, _) => vec![Lane::NONE],
+    };
+    let (receivers, hold) = match (state, interface, datapath) {
+        (RuleState::Active, Some(interface), Some(datapath)) => {
+            let (receivers, hold): (Vec<_>, Vec<_>) =
+                lanes.into_iter().map(|lane| receive_by(datapath, &spec.input, interface, lane)).unzip();
+            (receivers.into_iter().flatten().collect(), hold.into_iter().flatten().next())
+        }
         // A membership outlives the pause, so that a flapping link does not make the network forget the group.
         (RuleState::Paused, Some(interface), Some(datapath)) => {
-            (None, receive_by(datapath, &spec.input, interface).1)
+            (Vec::new(), receive_by(datapath, &spec.input, interface, Lane::NONE).1)
         }
-        _ => (None, None),
+        _ => (Vec::new(), None),
     };
-    Compiled { state, reason, datapath, datapath_reason, receiver, hold, outputs }
+    Compiled { state, reason, datapath, datapath_reason, receivers, hold, outputs }
 }
 
 impl Compiled {
@@ -226,7 +258,7 @@ impl Compiled {
         &self,
         spec: &RuleSpec,
         rule: RuleSlot,
-        input: SocketId,
+        inputs: Vec<SocketId>,
         slots: &[OutputSlot],
         sender: impl Fn(&SenderKey) -> Option<SocketId>,
     ) -> Option<Route> {
@@ -245,13 +277,17 @@ impl Compiled {
                     None => Via::Nowhere,
                 },
                 ttl: output.ttl,
-                dscp: output.dscp,
+                // What the socket bears needs not be set with each send.
+                dscp: match compiled.sender {
+                    Some(SenderKey { dscp: Some(_), .. }) => Dscp::Fixed(0),
+                    _ => output.dscp,
+                },
                 rate: output.rate,
             }
         });
         Some(Route {
             rule,
-            input,
+            inputs,
             source: spec.input.source,
             address: spec.input.address,
             port: spec.input.port,
@@ -296,6 +332,24 @@ fn choose(
     interface: Option<Interface>,
     network: &impl Network,
     abilities: Abilities,
+    classes: &Classes,
+) -> (Option<Datapath>, String) {
+    let (datapath, mut reason) = choose_path(spec, interface, network, abilities, classes);
+    if matches!(datapath, Some(Datapath::Udp | Datapath::Kernel))
+        && spec.class.is_none()
+        && classes.are_by_dscp()
+    {
+        reason += "; classes by DSCP need the packet data path, here a class must be the rule's";
+    }
+    (datapath, reason)
+}
+
+fn choose_path(
+    spec: &RuleSpec,
+    interface: Option<Interface>,
+    network: &impl Network,
+    abilities: Abilities,
+    classes: &Classes,
 ) -> (Option<Datapath>, String) {
     let packet = match (abilities.raw_sockets, interface.map(|interface| interface.framing)) {
         (false, _) => Err("no CAP_NET_RAW"),
@@ -304,7 +358,7 @@ fn choose(
     };
     // The kernel path is the fastest, so that its reason is worth saying whichever other is taken.
     let kernel = || match abilities.kernel {
-        Ok(()) => kernel::carries(spec, interface, network),
+        Ok(()) => kernel::carries(spec, interface, network, classes),
         Err(lack) => Err(lack.to_string()),
     };
     match (spec.datapath, packet) {
@@ -331,6 +385,7 @@ fn receive_by(
     datapath: Datapath,
     input: &Input,
     interface: Interface,
+    lane: Lane,
 ) -> (Option<ReceiverKey>, Option<Hold>) {
     let ifindex = interface.index;
     let bound = input.socket_addr();
@@ -338,7 +393,7 @@ fn receive_by(
         // The socket itself joins: it is bound to one group, and goes when the last rule of the group goes. Rules of a unicast
         // address share one whatever their sources are, because the kernel gives a unicast datagram to one socket only.
         let source = input.source.filter(|_| input.address.is_multicast());
-        return (Some(ReceiverKey::Udp { ifindex, bound, source }), None);
+        return (Some(ReceiverKey::Udp { ifindex, bound, source, lane }), None);
     }
     let hold = if input.address.is_multicast() {
         Some(Hold::Join { ifindex, group: input.address, source: input.source })
@@ -346,7 +401,7 @@ fn receive_by(
         Some(Hold::Guard { bound })
     };
     let ethernet = interface.framing == Framing::Ethernet;
-    (Some(ReceiverKey::Packet { ifindex, ethernet }).filter(|_| datapath == Datapath::Packet), hold)
+    (Some(ReceiverKey::Packet { ifindex, ethernet, lane }).filter(|_| datapath == Datapath::Packet), hold)
 }
 
 fn compile_output(
@@ -354,6 +409,7 @@ fn compile_output(
     network: &impl Network,
     abilities: Abilities,
     datapath: Option<Datapath>,
+    priority: u8,
 ) -> CompiledOutput {
     let interface = output.interface.as_ref().map(|name| (name, network.interface(name)));
     let (state, reason) = match interface {
@@ -384,6 +440,11 @@ fn compile_output(
         multicast: output.address.is_multicast() && !raw,
         multicast_loop: output.multicast_loop,
         raw,
+        priority,
+        dscp: match output.dscp {
+            Dscp::Fixed(point) if priority > 0 && !raw => Some(point),
+            _ => None,
+        },
     };
     CompiledOutput { state, reason: None, sender: Some(sender) }
 }

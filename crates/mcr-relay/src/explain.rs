@@ -121,7 +121,7 @@ mod tests {
         });
         Route {
             rule: RuleSlot(rule),
-            input: SOCKET,
+            inputs: vec![SOCKET],
             source: source.map(|source| source.parse().expect("an address")),
             address: "239.1.1.1".parse().expect("an address"),
             port: 5000,

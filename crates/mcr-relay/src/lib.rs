@@ -7,6 +7,7 @@
 //! No sockets, no clock, no allocation per datagram: whoever calls brings frames, time and counters.
 #![forbid(unsafe_code)]
 
+pub mod classes;
 pub mod compile;
 pub mod engine;
 pub mod explain;

@@ -319,8 +319,13 @@ fn everything_but_raw_sockets_opens_without_any_right() {
         gro: true,
     };
     let out = output(&line.relay, Some("out0"), Family::V4);
-    let raw_out =
-        RawOutput { family: Family::V4, ifindex: None, multicast_loop: false, priority: 0, send_buffer_bytes: 0 };
+    let raw_out = RawOutput {
+        family: Family::V4,
+        ifindex: None,
+        multicast_loop: false,
+        priority: 0,
+        send_buffer_bytes: 0,
+    };
     let (input, denied) = line.relay.enter(|| {
         as_nobody(|| {
             open_output(&out).unwrap();

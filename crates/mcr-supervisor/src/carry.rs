@@ -39,25 +39,27 @@ pub(crate) struct Draining {
     slot: RuleSlot,
     from: WorkerIndex,
     acquired: Acquired,
-    key: ReceiverKey,
-    /// How many frames its socket had let through when its filter closed.
-    passed: u64,
+    /// Its packet sockets, and how many frames each had let through when its filter closed.
+    waiting: Vec<(ReceiverKey, u64)>,
     until: Instant,
 }
 
 impl Draining {
     /// For a rule that the kernel relays from now on: takes what it had at its worker, if something may wait there. Its datagrams
     /// are kept out already.
-    pub(crate) fn begin(
-        slot: RuleSlot,
-        key: ReceiverKey,
-        old: &mut Acquired,
-        worker: &mut Worker,
-    ) -> Option<Self> {
-        let passed = worker.sockets.passed(&key, &worker.counters).filter(|_| worker.is_running())?;
+    pub(crate) fn begin(slot: RuleSlot, old: &mut Acquired, worker: &mut Worker) -> Option<Self> {
+        let waiting = waiting(&old.receivers, worker)?;
         let acquired = Acquired { kernel: false, ..std::mem::take(old) };
-        Some(Self { slot, from: worker.index, acquired, key, passed, until: Instant::now() + DRAIN_WITHIN })
+        Some(Self { slot, from: worker.index, acquired, waiting, until: Instant::now() + DRAIN_WITHIN })
     }
+}
+
+/// What may wait in a rule's sockets, where there is a worker that takes it and a kernel that counts it.
+fn waiting(receivers: &[ReceiverKey], worker: &mut Worker) -> Option<Vec<(ReceiverKey, u64)>> {
+    let Worker { sockets, counters, .. } = worker;
+    let passed = receivers.iter().filter_map(|key| Some((*key, sockets.passed(key, counters)?)));
+    let waiting: Vec<_> = passed.collect();
+    (worker.is_running() && !waiting.is_empty()).then_some(waiting)
 }
 
 impl State {
@@ -175,11 +177,11 @@ impl State {
         self.refresh(id, network);
         let Some(rule) = self.rules.get(id) else { return };
         if let Some(mut back) = back {
-            back.receiver = back.receiver.filter(|key| rule.acquired.receiver != Some(*key));
+            back.receivers.retain(|key| !rule.acquired.receivers.contains(key));
             let to = &mut self.workers[usize::from(to.0)];
             release(back, rule.slot, to, &mut self.holds, &mut self.kernel);
         }
-        let (slot, receives) = (rule.slot, rule.acquired.receiver.is_some());
+        let (slot, receives) = (rule.slot, !rule.acquired.receivers.is_empty());
         let has_it = receives && self.workers[usize::from(to.0)].has_applied(rule.generation);
         if alive && has_it {
             // It still had the route and its socket, for what waited there: no plan tells when it has it.
@@ -212,17 +214,14 @@ impl State {
         let left = self.rules.get_mut(id).and_then(|mut rule| Some((rule.slot, rule.leaving.take()?)));
         let Some((slot, (from, acquired))) = left else { return };
         let old = &mut self.workers[usize::from(from.0)];
-        if let Some(key) = &acquired.receiver {
-            old.sockets.shut(key, slot);
-        }
+        acquired.receivers.iter().for_each(|key| old.sockets.shut(key, slot));
         // Closed before the new worker's filter opens: what came by both would be relayed twice.
         self.refresh_filters(from);
         let old = &mut self.workers[usize::from(from.0)];
-        let passed = acquired.receiver.and_then(|key| Some((key, old.sockets.passed(&key, &old.counters)?)));
-        match passed.filter(|_| old.is_running()) {
-            Some((key, passed)) => {
+        match waiting(&acquired.receivers, old) {
+            Some(waiting) => {
                 let until = Instant::now() + DRAIN_WITHIN;
-                self.draining.push(Draining { slot, from, acquired, key, passed, until });
+                self.draining.push(Draining { slot, from, acquired, waiting, until });
                 self.settle_drains(Instant::now());
             }
             None => leave(slot, acquired, old, &mut self.holds, &mut self.kernel),
@@ -236,7 +235,10 @@ impl State {
             let old = &workers[usize::from(drain.from.0)];
             now >= drain.until
                 || !old.is_running()
-                || old.sockets.has_taken(&drain.key, drain.passed, &old.counters)
+                || drain
+                    .waiting
+                    .iter()
+                    .all(|(key, passed)| old.sockets.has_taken(key, *passed, &old.counters))
         });
         for Draining { slot, from, acquired, .. } in done.collect::<Vec<_>>() {
             leave(slot, acquired, &mut workers[usize::from(from.0)], holds, kernel);

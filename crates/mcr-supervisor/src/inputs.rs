@@ -6,14 +6,18 @@ use std::collections::BTreeMap;
 use mcr_metrics::INPUT_SLOTS;
 use mcr_proto::{
     endpoint::IfName,
-    message::InputView,
+    message::{ClassBy, InputView},
     plan::{InputSlot, WorkerIndex},
     rule::Datapath,
 };
+use mcr_relay::classes::{ClassId, Classes};
+
+/// The class of an input, and what put its datagrams there.
+pub(crate) type Classed = Option<(ClassId, ClassBy)>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
-    slots: BTreeMap<(WorkerIndex, IfName, Datapath), InputSlot>,
+    slots: BTreeMap<(WorkerIndex, IfName, Datapath, Classed), InputSlot>,
     next: u32,
 }
 
@@ -24,8 +28,9 @@ impl Inputs {
         worker: WorkerIndex,
         interface: IfName,
         datapath: Datapath,
+        class: Classed,
     ) -> Option<InputSlot> {
-        if let Some(slot) = self.slots.get(&(worker, interface, datapath)) {
+        if let Some(slot) = self.slots.get(&(worker, interface, datapath, class)) {
             return Some(*slot);
         }
         let slot = InputSlot(self.next);
@@ -33,7 +38,7 @@ impl Inputs {
             return None;
         }
         self.next += 1;
-        self.slots.insert((worker, interface, datapath), slot);
+        self.slots.insert((worker, interface, datapath, class), slot);
         Some(slot)
     }
 
@@ -46,17 +51,19 @@ impl Inputs {
     pub(crate) fn views(
         &self,
         after: Option<InputSlot>,
+        classes: &Classes,
         open: impl Fn(WorkerIndex, InputSlot) -> bool,
     ) -> Vec<InputView> {
         let mut views: Vec<_> = self
             .slots
             .iter()
             .filter(|(_, slot)| after.is_none_or(|after| **slot > after))
-            .map(|((worker, interface, datapath), slot)| InputView {
+            .map(|((worker, interface, datapath, class), slot)| InputView {
                 slot: *slot,
                 worker: *worker,
                 interface: *interface,
                 datapath: *datapath,
+                class: class.map(|(class, by)| classes.input_class(class, by)),
                 open: open(*worker, *slot),
             })
             .collect();

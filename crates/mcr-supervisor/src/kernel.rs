@@ -39,6 +39,8 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// Everything about the kernel data path.
 pub(crate) struct Kernel {
     path: Option<KernelPath>,
+    /// Why the program could not be had, when it was last asked for.
+    pub(crate) refusal: Option<String>,
     pub(crate) counters: Segment,
     rules: BTreeMap<RuleSlot, Carried>,
     /// Where an interface's input is counted.
@@ -84,6 +86,7 @@ impl Kernel {
     pub(crate) fn new(counters: Segment) -> Self {
         Self {
             path: None,
+            refusal: None,
             counters,
             rules: BTreeMap::new(),
             inputs: HashMap::new(),
@@ -124,7 +127,10 @@ impl Kernel {
             warn!(input = %spec.input, "{error}");
             path.remove_rule(slot);
             return Err(match error {
-                mcr_ebpf::AttachError::NoTcx => KernelLack::Kernel,
+                mcr_ebpf::AttachError::NoTcx => {
+                    self.refusal = Some(error.to_string());
+                    KernelLack::Kernel
+                }
                 _ => KernelLack::Refused,
             });
         }
@@ -274,11 +280,13 @@ impl Kernel {
             let loading = Instant::now();
             self.path = Some(KernelPath::load().map_err(|error| {
                 info!("no kernel data path: {error}");
+                self.refusal = Some(error.to_string());
                 match error {
                     LoadError::NotPermitted => KernelLack::NotPermitted,
                     _ => KernelLack::Kernel,
                 }
             })?);
+            self.refusal = None;
             debug!(ms = loading.elapsed().as_millis() as u64, "program loaded");
         }
         if self.resolver.is_none() {
@@ -426,6 +434,8 @@ fn reserve(ipv6: bool) -> Result<Port, String> {
         multicast_loop: false,
         send_buffer_bytes: 0,
         report_full_queue: false,
+        dscp: None,
+        priority: 0,
     };
     let held = UdpSocket::from(udp::open_output(&options).map_err(|error| error.to_string())?);
     let number = held.local_addr().map_err(|error| error.to_string())?.port();

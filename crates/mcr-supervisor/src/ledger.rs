@@ -18,7 +18,14 @@ const LOOKS: u32 = 3;
 
 /// The books of one socket.
 #[derive(Debug)]
-pub(crate) enum Ledger {
+pub(crate) struct Ledger {
+    /// What the kernel's drops are counted as.
+    full: InputDrop,
+    account: Account,
+}
+
+#[derive(Debug)]
+enum Account {
     Udp {
         /// What of the kernel's count of drops is in the counters.
         dropped: u32,
@@ -27,7 +34,7 @@ pub(crate) enum Ledger {
 }
 
 #[derive(Debug)]
-pub(crate) struct PacketLedger {
+struct PacketLedger {
     /// Frames that went through the socket or wait in it.
     passed: u64,
     /// The input's frames before this socket, and what workers took along of this one: `frames` is behind `passed` by the
@@ -45,42 +52,44 @@ struct Search {
 }
 
 impl Ledger {
-    /// The books of a new socket.
-    pub(crate) fn open(kind: ReceiverKind, input: &InputCounters) -> Self {
-        match kind {
-            ReceiverKind::Udp { .. } => Self::Udp { dropped: 0 },
+    /// The books of a new socket; what it has no room for is counted as `full`.
+    pub(crate) fn open(kind: ReceiverKind, full: InputDrop, input: &InputCounters) -> Self {
+        let account = match kind {
+            ReceiverKind::Udp { .. } => Account::Udp { dropped: 0 },
             ReceiverKind::Packet { .. } => {
                 let frames_before = input.frames.get();
-                Self::Packet(PacketLedger { passed: 0, frames_before, lost: 0, search: None })
+                Account::Packet(PacketLedger { passed: 0, frames_before, lost: 0, search: None })
             }
-        }
+        };
+        Self { full, account }
     }
 
     /// The worker that read the socket died.
     pub(crate) fn search(&mut self) {
-        if let Self::Packet(ledger) = self {
+        if let Account::Packet(ledger) = &mut self.account {
             ledger.search = Some(Search::default());
         }
     }
 
     /// Whether what a dead worker took along is not known yet.
     pub(crate) fn is_searching(&self) -> bool {
-        matches!(self, Self::Packet(PacketLedger { search: Some(_), .. }))
+        matches!(self.account, Account::Packet(PacketLedger { search: Some(_), .. }))
     }
 
     /// Brings the counters up to date.
     pub(crate) fn count(&mut self, fd: BorrowedFd<'_>, input: &InputCounters) {
-        match self {
-            Self::Udp { dropped } => {
+        let full = self.full;
+        match &mut self.account {
+            Account::Udp { dropped } => {
                 // The kernel counts in 32 bits; the difference is right if it is read once in 4 billion drops.
                 let Ok(now) = mcr_socket::dropped(fd).map(|count| count as u32) else { return };
                 let new = now.wrapping_sub(std::mem::replace(dropped, now));
-                input.drops[InputDrop::KernelRing as usize].add(u64::from(new));
+                input.drops[full as usize].add(u64::from(new));
             }
-            Self::Packet(ledger) => {
+            Account::Packet(ledger) => {
                 // Taken before passed: what comes in between makes the difference too large for this look, never too small.
                 let taken = input.frames.get().saturating_sub(ledger.frames_before);
-                ledger.count_passed(fd, input);
+                ledger.count_passed(fd, full, input);
                 if packet::is_idle(fd).unwrap_or(false) {
                     ledger.look(taken, input);
                 }
@@ -90,14 +99,15 @@ impl Ledger {
 
     /// How many frames went through the socket so far, or wait in it.
     pub(crate) fn passed(&mut self, fd: BorrowedFd<'_>, input: &InputCounters) -> Option<u64> {
-        let Self::Packet(ledger) = self else { return None };
-        ledger.count_passed(fd, input);
+        let full = self.full;
+        let Account::Packet(ledger) = &mut self.account else { return None };
+        ledger.count_passed(fd, full, input);
         Some(ledger.passed)
     }
 
     /// Whether a worker has taken so many of them, or died with them.
     pub(crate) fn has_taken(&self, passed: u64, input: &InputCounters) -> bool {
-        let Self::Packet(ledger) = self else { return true };
+        let Account::Packet(ledger) = &self.account else { return true };
         input.frames.get().saturating_sub(ledger.frames_before) + ledger.lost >= passed
     }
 
@@ -114,9 +124,10 @@ impl Ledger {
         while unread < UNREAD_MAX && recv(fd.as_raw_fd(), &mut header, MsgFlags::MSG_DONTWAIT).is_ok() {
             unread += 1;
         }
-        input.drops[InputDrop::KernelRing as usize].add(unread);
-        if let Self::Packet(ledger) = self {
-            ledger.count_passed(fd, input);
+        let full = self.full;
+        input.drops[full as usize].add(unread);
+        if let Account::Packet(ledger) = &mut self.account {
+            ledger.count_passed(fd, full, input);
             // Nobody reads any more, so this difference is exact.
             let taken = input.frames.get().saturating_sub(ledger.frames_before);
             let lost = ledger.passed.saturating_sub(taken + ledger.lost + unread);
@@ -126,10 +137,10 @@ impl Ledger {
 }
 
 impl PacketLedger {
-    fn count_passed(&mut self, fd: BorrowedFd<'_>, input: &InputCounters) {
+    fn count_passed(&mut self, fd: BorrowedFd<'_>, full: InputDrop, input: &InputCounters) {
         let Ok(new) = packet::take_statistics(fd) else { return };
         self.passed += u64::from(new.frames.saturating_sub(new.dropped));
-        input.drops[InputDrop::KernelRing as usize].add(u64::from(new.dropped));
+        input.drops[full as usize].add(u64::from(new.dropped));
     }
 
     fn look(&mut self, taken: u64, input: &InputCounters) {

@@ -12,6 +12,7 @@
 mod backoff;
 mod carry;
 mod child;
+mod classes;
 mod events;
 mod health;
 mod holds;

@@ -22,7 +22,7 @@ use mcr_proto::{
 use tracing::info;
 
 use crate::{
-    loops,
+    classes, loops,
     rules::place,
     state::{State, leave},
     worker::Retired,
@@ -106,6 +106,12 @@ impl State {
     pub(crate) fn load(&mut self, load: Load, network: &Snapshot) -> Result<Loaded, Fault> {
         let Load { replace, settings, rules, .. } = load;
         check(&rules)?;
+        let mut after = settings.clone();
+        if !replace {
+            after = self.settings.clone();
+            after.merge(settings.clone());
+        }
+        rules.iter().try_for_each(|spec| classes::check(spec, &after.classes))?;
         self.check_loops(&rules, replace)?;
         let steps = self.steps(rules, replace);
         self.check_room(&steps)?;
@@ -117,8 +123,10 @@ impl State {
             changed: count(steps.changes.len()),
             removed: count(steps.removes.len()),
             unchanged: count(steps.unchanged),
-            notes: notes(&self.settings, &settings, replace),
+            notes: notes(&self.settings, &after),
         };
+        // Classes before the rules that have them.
+        self.set_settings(after, network);
         // First what is new, then what goes: sockets and memberships that both need stay.
         for (id, spec) in steps.changes {
             self.change(id, spec, network)?;
@@ -130,11 +138,6 @@ impl State {
         }
         for id in steps.removes {
             self.remove(&RuleRef::Id(id))?;
-        }
-        if replace {
-            self.settings = settings;
-        } else {
-            self.settings.merge(settings);
         }
         let LoadReport { added, changed, removed, unchanged, .. } = report;
         info!(added, changed, removed, unchanged, "configuration loaded");
@@ -219,13 +222,18 @@ impl State {
         }
         let retired =
             Retired { rule: old_slot, outputs: std::mem::replace(&mut rule.output_slots, output_slots) };
-        let old = std::mem::take(&mut rule.acquired);
+        let mut old = std::mem::take(&mut rule.acquired);
         rule.slot = RuleSlot(slot);
         rule.compiled = None;
         rule.spec = RuleSpec { name: Some(rule.name.clone()), ..spec };
-        let receiver = old.receiver.filter(|_| same_input && rule.worker == old_worker);
+        if classes::has_outdated(&old.receivers, &rule.spec, &self.classes) {
+            let worker = &mut self.workers[usize::from(old_worker.0)];
+            leave(old_slot, std::mem::take(&mut old), worker, &mut self.holds, &mut self.kernel);
+        }
+        let mut receivers = old.receivers.clone();
+        receivers.retain(|_| same_input && rule.worker == old_worker);
         let sockets = &mut self.workers[usize::from(old_worker.0)].sockets;
-        if let Some(key) = &receiver {
+        for key in &receivers {
             // The filter goes on letting its datagrams through; the worker changes from the old route to the new between two.
             sockets.share_receiver(key, old_slot, rule.slot);
         }
@@ -238,9 +246,9 @@ impl State {
         self.rules.insert(rule);
         self.refresh(id, network);
 
-        let kept = self.rules.get(id).and_then(|rule| rule.acquired.receiver);
+        let kept = self.rules.get(id).map(|rule| rule.acquired.receivers.clone()).unwrap_or_default();
         let worker = &mut self.workers[usize::from(old_worker.0)];
-        if let Some(key) = receiver.filter(|key| kept != Some(*key)) {
+        for key in receivers.into_iter().filter(|key| !kept.contains(key)) {
             let alive = worker.is_running();
             worker.sockets.release_receiver(&key, slot, &worker.counters, alive);
         }
@@ -305,13 +313,7 @@ fn check(rules: &[RuleSpec]) -> Result<(), Fault> {
 }
 
 /// What of a load takes no effect yet.
-fn notes(running: &Settings, new: &Settings, replace: bool) -> Vec<String> {
-    let mut after = running.clone();
-    if replace {
-        after = new.clone();
-    } else {
-        after.merge(new.clone());
-    }
+fn notes(running: &Settings, after: &Settings) -> Vec<String> {
     let mut notes = Vec::new();
     if after.workers != running.workers {
         notes.push("workers: takes effect when mcrd is started again".to_owned());

@@ -128,7 +128,7 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
                 Some(worker) => worker.sockets.uses(slot),
                 None => state.kernel.uses(slot),
             };
-            let (inputs, more) = page(state.inputs.views(after, open).into_iter());
+            let (inputs, more) = page(state.inputs.views(after, &state.classes, open).into_iter());
             Ok(Reply::Inputs { inputs, more })
         }
         Request::Load { load, step } => {

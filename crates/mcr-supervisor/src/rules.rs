@@ -45,7 +45,7 @@ pub(crate) struct Rule {
 /// What a rule holds, to be given back.
 #[derive(Debug, Default)]
 pub(crate) struct Acquired {
-    pub(crate) receiver: Option<ReceiverKey>,
+    pub(crate) receivers: Vec<ReceiverKey>,
     pub(crate) hold: Option<Hold>,
     pub(crate) senders: Vec<SenderKey>,
     /// The kernel data path relays it.

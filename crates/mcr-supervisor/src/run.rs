@@ -140,7 +140,7 @@ impl<'a> Supervisor<'a> {
         });
         let workers = workers.collect::<Result<Vec<_>, SupervisorError>>()?;
         let mut state = State::new(workers, abilities, Kernel::new(Segment::create()?));
-        state.settings = options.settings.clone();
+        state.set_settings(options.settings.clone(), monitor.snapshot());
         for spec in &options.rules {
             let name = spec.name.as_ref().map_or_else(|| spec.input.to_string(), ToString::to_string);
             let added = state.add(spec.clone(), monitor.snapshot());

@@ -7,6 +7,7 @@
 //! What is still to be done (sockets to hand over, rules to admit, filters to bring in line) is kept in lists of its own, so that
 //! a change looks at what it concerns and not at all there is.
 
+mod open;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -20,25 +21,15 @@ use self::shared::{Joined, Place, Port, Shared};
 use crate::ledger::Ledger;
 use mcr_metrics::Segment;
 use mcr_proto::{
-    message::{self, ReceiverKind},
-    plan::{InputSlot, RuleSlot, SocketId},
+    counters::InputDrop,
+    message::ReceiverKind,
+    plan::{self, InputSlot, RuleSlot, SocketId},
 };
-use mcr_relay::compile::{ReceiverKey, SenderKey};
-use mcr_socket::{
-    Family, OpenError,
-    filter::{self, Filter, FilterLink, LiveFilter, Wanted},
-    packet::{self, PacketOptions, RingShape},
-    raw::{self, RawOutput},
-    udp::{self, UdpInput, UdpOutput},
+use mcr_relay::{
+    classes::Lane,
+    compile::{ReceiverKey, SenderKey},
 };
-
-/// Room for a burst of some 10,000 full-size datagrams at one input; taken only while they wait.
-const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
-/// The ring of a packet socket: some 5,000 frames of 1,500 bytes. Its memory is taken from the start, and resident in the worker
-/// that maps it.
-const RING_BYTES: u32 = 8 << 20;
-/// Room for what devices have not taken yet.
-const SEND_BUFFER_BYTES: usize = 4 << 20;
+use mcr_socket::filter::{self, Filter, LiveFilter, Wanted};
 
 /// Groups of a worker that have a UDP socket of their own.
 const OWN_MAX: usize = 256;
@@ -78,6 +69,7 @@ struct Receiver {
     kind: ReceiverKind,
     users: HashMap<RuleSlot, User>,
     told: bool,
+    lane: Lane,
     ledger: Ledger,
     /// Of a packet socket: what its admitted users want.
     filter: Option<LiveFilter>,
@@ -100,7 +92,7 @@ struct Sender {
 
 /// A socket the worker has not been given yet.
 pub(crate) enum Untold {
-    Receiver { socket: SocketId, input: InputSlot, kind: ReceiverKind, fd: OwnedFd },
+    Receiver { socket: SocketId, input: InputSlot, kind: ReceiverKind, lane: plan::Lane, fd: OwnedFd },
     Sender { socket: SocketId, fd: OwnedFd },
 }
 
@@ -158,15 +150,18 @@ impl Sockets {
         input: impl FnOnce() -> Option<InputSlot>,
     ) -> Result<(), String> {
         self.check_room()?;
+        let key = place.key();
+        self.check_way(&key)?;
         let input = input().ok_or("no room for the counters of another input")?;
-        let (fd, kind) = open_receiver(&place.key(), ifname).map_err(|error| error.to_string())?;
+        let (fd, kind) = open::receiver(&key, ifname).map_err(|error| error.to_string())?;
         let id = next(&mut self.ids);
-        let ledger = Ledger::open(kind, counters.input(input));
-        let filter = match place {
-            Place::Own(ReceiverKey::Packet { ethernet, .. }) => Some(LiveFilter::new(filter_link(ethernet))),
-            _ => None,
-        };
-        let receiver = Receiver { id, fd, input, kind, users: HashMap::new(), told: false, ledger, filter };
+        let lane = key.lane();
+        // Only with a depth the queue is the class's doing.
+        let full = if lane.depth.is_some() { InputDrop::ClassFull } else { InputDrop::KernelRing };
+        let ledger = Ledger::open(kind, full, counters.input(input));
+        let filter = open::filter(&key);
+        let users = HashMap::new();
+        let receiver = Receiver { id, fd, input, kind, users, told: false, lane, ledger, filter };
         self.receivers.insert(place, receiver);
         self.untold.insert(Key::Receiver(place));
         Ok(())
@@ -180,6 +175,21 @@ impl Sockets {
         Err(format!(
             "the worker has {SOCKETS_MAX} sockets, the most it can have; use more workers, the packet data path, or fewer different ports, \
              sources and interfaces"
+        ))
+    }
+
+    /// Whether there can be such a socket beside those there are: the kernel gives a unicast datagram to one UDP socket only.
+    fn check_way(&self, wanted: &ReceiverKey) -> Result<(), String> {
+        let ReceiverKey::Udp { ifindex, bound, lane, .. } = *wanted else { return Ok(()) };
+        let is_other = |place: &Place| {
+            matches!(*place, Place::Own(ReceiverKey::Udp { ifindex: index, bound: address, lane: other, .. })
+                if (index, address) == (ifindex, bound) && other != lane)
+        };
+        if bound.ip().is_multicast() || bound.ip().is_unspecified() || !self.receivers.keys().any(is_other) {
+            return Ok(());
+        }
+        Err(format!(
+            "another rule takes {bound} in by the udp data path and has another class; give both the same"
         ))
     }
 
@@ -228,7 +238,7 @@ impl Sockets {
             return Ok(sender.id);
         }
         self.check_room()?;
-        let fd = open_sender(&key).map_err(|error| error.to_string())?;
+        let fd = open::sender(&key).map_err(|error| error.to_string())?;
         let id = next(&mut self.ids);
         self.senders.insert(key, Sender { id, fd, users: 1, told: false });
         self.untold.insert(Key::Sender(key));
@@ -359,8 +369,11 @@ impl Sockets {
         for key in untold.iter() {
             duplicates.push(match key {
                 Key::Receiver(key) => {
-                    let Some(Receiver { id, fd, input, kind, .. }) = receivers.get(key) else { continue };
-                    Untold::Receiver { socket: *id, input: *input, kind: *kind, fd: fd.try_clone()? }
+                    let Some(Receiver { id, fd, input, kind, lane, .. }) = receivers.get(key) else {
+                        continue;
+                    };
+                    let lane = lane.of_worker();
+                    Untold::Receiver { socket: *id, input: *input, kind: *kind, lane, fd: fd.try_clone()? }
                 }
                 Key::Sender(key) => {
                     let Some(Sender { id, fd, .. }) = senders.get(key) else { continue };
@@ -427,62 +440,4 @@ impl Sockets {
 fn next(ids: &mut u32) -> SocketId {
     *ids += 1;
     SocketId(*ids)
-}
-
-fn filter_link(ethernet: bool) -> FilterLink {
-    if ethernet { FilterLink::Ethernet } else { FilterLink::RawIp }
-}
-
-fn open_receiver(key: &ReceiverKey, ifname: &str) -> Result<(OwnedFd, ReceiverKind), OpenError> {
-    match *key {
-        ReceiverKey::Packet { ifindex, ethernet } => open_packet(ifindex, ethernet, ifname),
-        ReceiverKey::Udp { ifindex, bound, source } => {
-            let sources = source.filter(|_| bound.ip().is_multicast());
-            let options = UdpInput {
-                address: bound,
-                ifindex,
-                ifname,
-                sources: sources.as_slice(),
-                receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
-                gro: true,
-            };
-            Ok((udp::open_input(&options)?, ReceiverKind::Udp { bound }))
-        }
-    }
-}
-
-/// With a ring if the kernel has the memory for one, else without.
-fn open_packet(ifindex: u32, ethernet: bool, ifname: &str) -> Result<(OwnedFd, ReceiverKind), OpenError> {
-    let filter = Filter::drop_all();
-    let receive_buffer_bytes = RECEIVE_BUFFER_BYTES;
-    let ring = packet::mtu(ifname).ok().map(|mtu| RingShape::for_mtu(mtu, RING_BYTES));
-    let options = PacketOptions { ifindex, vnet_hdr: true, receive_buffer_bytes, ring, filter: &filter };
-    if let Some(RingShape { block_bytes, blocks, slot_bytes }) = ring
-        && let Ok(fd) = packet::open(&options)
-    {
-        let ring = Some(message::RingShape { block_bytes, blocks, slot_bytes });
-        return Ok((fd, ReceiverKind::Packet { ethernet, ring }));
-    }
-    let fd = packet::open(&PacketOptions { ring: None, ..options })?;
-    Ok((fd, ReceiverKind::Packet { ethernet, ring: None }))
-}
-
-fn open_sender(key: &SenderKey) -> Result<OwnedFd, OpenError> {
-    let family = if key.ipv6 { Family::V6 } else { Family::V4 };
-    let (ifindex, multicast_loop, send_buffer_bytes) = (key.ifindex, key.multicast_loop, SEND_BUFFER_BYTES);
-    if key.raw {
-        return raw::open_output(&RawOutput { family, ifindex, multicast_loop, send_buffer_bytes });
-    }
-    let source = key.source.map(|(address, port)| (address, port.unwrap_or(0)).into());
-    let hop_limit = key.hop_limit;
-    let report_full_queue = key.multicast;
-    udp::open_output(&UdpOutput {
-        family,
-        ifindex,
-        source,
-        hop_limit,
-        multicast_loop,
-        report_full_queue,
-        send_buffer_bytes,
-    })
 }

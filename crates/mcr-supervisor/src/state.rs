@@ -10,12 +10,16 @@ use mcr_proto::{
     plan::{Generation, InputSlot, OutputSlot, Own, RuleSlot, WorkerIndex},
     rule::{Datapath, DatapathChoice, RuleId, RuleName, RuleSpec},
 };
-use mcr_relay::compile::{Abilities, Compiled, KernelLack, ReceiverKey, compile};
+use mcr_relay::{
+    classes::Classes,
+    compile::{Abilities, Compiled, KernelLack, ReceiverKey, compile},
+};
 use mcr_socket::filter::Wanted;
 use tracing::{info, warn};
 
 use crate::{
     carry::Draining,
+    classes,
     events::{Events, state_event},
     holds::Holds,
     inputs::Inputs,
@@ -45,6 +49,8 @@ pub(crate) struct State {
     pub(crate) output_slots: Slots,
     /// What the configuration says beside rules.
     pub(crate) settings: Settings,
+    /// Those of the settings, as rules are compiled with them.
+    pub(crate) classes: Classes,
     pub(crate) loads: Loads,
     /// Rules that have moved and of which something waits at the worker before.
     pub(crate) draining: Vec<Draining>,
@@ -66,6 +72,7 @@ impl State {
             rule_slots: Slots::new(RULE_SLOTS),
             output_slots: Slots::new(OUTPUT_SLOTS),
             settings: Settings::default(),
+            classes: Classes::default(),
             loads: Loads::default(),
             draining: Vec::new(),
             events: Events::default(),
@@ -88,6 +95,7 @@ impl State {
         network: &Snapshot,
     ) -> Result<(RuleId, bool), Fault> {
         spec.check().map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()).at(error.field()))?;
+        classes::check(&spec, &self.settings.classes)?;
         if let Some(known) = self.known(&spec)? {
             return Ok((known, false));
         }
@@ -283,6 +291,7 @@ impl State {
             inputs,
             holds,
             abilities,
+            classes,
             guards,
             kernel,
             events,
@@ -296,7 +305,7 @@ impl State {
             true => Abilities { kernel: abilities.kernel.and(Err(KernelLack::Circle)), ..*abilities },
             false => *abilities,
         };
-        let mut compiled = compile(&rule.spec, &Interfaces(network), able);
+        let mut compiled = compile(&rule.spec, &Interfaces(network), able, classes);
         if rule.compiled.as_ref() == Some(&compiled) && !rule.status.refused() {
             return;
         }
@@ -306,30 +315,31 @@ impl State {
         let mut carried = None;
         if compiled.datapath == Some(Datapath::Kernel) && compiled.state == RuleState::Active {
             // A packet socket sees frames before the program does: what it lets in is not for both.
-            let receiver = old.receiver.filter(|key| matches!(key, ReceiverKey::Packet { .. }));
-            receiver.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
-            let input = inputs.slot(lanes, rule.spec.input.interface, Datapath::Kernel);
+            let is_packet = |key: &&ReceiverKey| matches!(key, ReceiverKey::Packet { .. });
+            let packet: Vec<_> = old.receivers.iter().filter(is_packet).copied().collect();
+            packet.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
+            let input = inputs.slot(lanes, rule.spec.input.interface, Datapath::Kernel, None);
             match acquire_in_kernel(rule, &compiled, input, holds, kernel, network) {
                 Ok(status) => {
                     // What waits in a packet socket is still relayed from there; in a UDP socket it is lost.
-                    let waits = receiver.and_then(|key| Draining::begin(rule.slot, key, &mut old, worker));
+                    let waits = Draining::begin(rule.slot, &mut old, worker);
                     if waits.is_none() {
                         worker.set_route(rule.slot, None);
-                        old.receiver.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
+                        old.receivers.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
                     }
                     draining.extend(waits);
                     rule.generation = worker.desired;
                     carried = Some(status);
                 }
                 Err(lack) => {
-                    receiver.iter().for_each(|key| worker.sockets.include(key, rule.slot));
+                    packet.iter().for_each(|key| worker.sockets.include(key, rule.slot));
                     if matches!(lack, KernelLack::NotPermitted | KernelLack::Kernel) {
                         // No rule will be carried there, so each goes elsewhere.
                         abilities.kernel = Err(lack);
                         *recompile = true;
                     }
                     let without = Abilities { kernel: Err(lack), ..*abilities };
-                    compiled = compile(&rule.spec, &Interfaces(network), without);
+                    compiled = compile(&rule.spec, &Interfaces(network), without, classes);
                 }
             }
         }
@@ -345,8 +355,8 @@ impl State {
             Acquired::default()
         };
         // A receiver knows its rules, once each; the other things count how often they were acquired.
-        partial.receiver = partial.receiver.filter(|key| old.receiver != Some(*key));
-        old.receiver = old.receiver.filter(|key| rule.acquired.receiver != Some(*key));
+        partial.receivers.retain(|key| !old.receivers.contains(key));
+        old.receivers.retain(|key| !rule.acquired.receivers.contains(key));
         release(partial, rule.slot, worker, holds, kernel);
         old.kernel = false;
         release(old, rule.slot, worker, holds, kernel);
@@ -433,14 +443,17 @@ fn acquire(
             Err(error) => return fail(rule, worker, status, error.to_string()),
         }
     }
-    let Some(key) = compiled.receiver else {
+    if compiled.receivers.is_empty() {
         rule.generation = worker.set_route(rule.slot, None);
         return status;
-    };
-    let socket = match acquire_receiver(rule, key, compiled, worker, inputs) {
-        Ok(socket) => socket,
-        Err(reason) => return fail(rule, worker, status, reason),
-    };
+    }
+    let mut receivers = Vec::new();
+    for key in &compiled.receivers {
+        match acquire_receiver(rule, *key, compiled, worker, inputs) {
+            Ok(socket) => receivers.push(socket),
+            Err(reason) => return fail(rule, worker, status, reason),
+        }
+    }
     let mut sockets = HashMap::new();
     for (output, (state, reason)) in compiled.outputs.iter().zip(&mut status.outputs) {
         let Some(key) = output.sender else { continue };
@@ -457,7 +470,7 @@ fn acquire(
         return fail(rule, worker, status, reason);
     }
     let route =
-        compiled.route(&rule.spec, rule.slot, socket, &rule.output_slots, |key| sockets.get(key).copied());
+        compiled.route(&rule.spec, rule.slot, receivers, &rule.output_slots, |key| sockets.get(key).copied());
     rule.generation = worker.set_route(rule.slot, route);
     status
 }
@@ -515,7 +528,8 @@ fn acquire_receiver(
     let input = &rule.spec.input;
     let wanted = Wanted { destination: input.address, port: input.port, source: input.source };
     let index = worker.index;
-    let slot = || -> Option<InputSlot> { inputs.slot(index, input.interface, compiled.datapath?) };
+    let class = key.lane().classed();
+    let slot = || -> Option<InputSlot> { inputs.slot(index, input.interface, compiled.datapath?, class) };
     let socket = worker.sockets.acquire_receiver(
         key,
         rule.slot,
@@ -524,7 +538,7 @@ fn acquire_receiver(
         &worker.counters,
         slot,
     )?;
-    rule.acquired.receiver = Some(key);
+    rule.acquired.receivers.push(key);
     Ok(socket)
 }
 
@@ -558,9 +572,9 @@ pub(crate) fn release(
     if acquired.kernel {
         kernel.release(rule, None);
     }
-    if let Some(key) = acquired.receiver {
+    for key in &acquired.receivers {
         let alive = worker.is_running();
-        worker.sockets.release_receiver(&key, rule, &worker.counters, alive);
+        worker.sockets.release_receiver(key, rule, &worker.counters, alive);
     }
     acquired.senders.iter().for_each(|key| worker.sockets.release_sender(key));
     if let Some(hold) = acquired.hold {

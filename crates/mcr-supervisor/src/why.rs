@@ -42,7 +42,10 @@ impl State {
         let here = here.iter().filter_map(|id| self.rules.get(*id));
         for rule in here.filter(|rule| rule.spec.input.interface == probe.interface) {
             if rule.status.state == RuleState::Active {
-                sockets.entry((rule.worker, rule.acquired.receiver)).or_default().push(rule);
+                sockets
+                    .entry((rule.worker, rule.acquired.receivers.first().copied()))
+                    .or_default()
+                    .push(rule);
             }
         }
         let mut taken: Vec<RuleSlot> = Vec::new();
@@ -51,7 +54,7 @@ impl State {
         for rules in sockets.values() {
             let routes = rules.iter().filter_map(|rule| {
                 let compiled = rule.compiled.as_ref()?;
-                compiled.route(&rule.spec, rule.slot, SOCKET, &rule.output_slots, |_| Some(SOCKET))
+                compiled.route(&rule.spec, rule.slot, vec![SOCKET], &rule.output_slots, |_| Some(SOCKET))
             });
             let outcome = explain(SOCKET, routes.collect(), probe);
             taken.extend(outcome.rules);
@@ -62,7 +65,7 @@ impl State {
         let mut rules: Vec<_> =
             sockets.values().flatten().filter(|rule| taken.contains(&rule.slot)).collect();
         rules.sort_by_key(|rule| rule.id);
-        let inputs = self.inputs.views(None, |_, _| true);
+        let inputs = self.inputs.views(None, &self.classes, |_, _| true);
         let explained = rules.iter().take(EXPLAINED_RULES_MAX);
         let explained: Vec<_> =
             explained.map(|rule| self.explain_rule(rule, &fates, probe, network)).collect();

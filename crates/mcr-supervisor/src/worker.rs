@@ -178,8 +178,8 @@ impl Worker {
         }
         for untold in self.sockets.untold().map_err(|error| format!("cannot duplicate a socket: {error}"))? {
             let (message, fd) = match untold {
-                Untold::Receiver { socket, input, kind, fd } => {
-                    (ToWorker::OpenReceiver { socket, input, kind }, fd)
+                Untold::Receiver { socket, input, kind, lane, fd } => {
+                    (ToWorker::OpenReceiver { socket, input, kind, lane }, fd)
                 }
                 Untold::Sender { socket, fd } => (ToWorker::OpenSender { socket }, fd),
             };

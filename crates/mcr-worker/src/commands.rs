@@ -85,16 +85,19 @@ fn carry_out_one(
     plans: &mut Plans,
     subject: &mut Subject<'_>,
 ) -> Option<FromWorker> {
-    let Subject { io, sockets, .. } = subject;
+    let Subject { io, sockets, engine, .. } = subject;
     let mut fd = || fds.take(Tag(tag::SOCKET)).ok_or_else(|| "it came without a descriptor".to_owned());
     let (what, outcome) = match message {
         ToWorker::OpenReceiver { input, .. } if !is_input_slot(input) => {
             (format!("open a receiver for input slot {input}"), Err("there is no such slot".into()))
         }
-        ToWorker::OpenReceiver { socket, input, kind } => {
+        ToWorker::OpenReceiver { socket, input, kind, lane } => {
             let origin = Origin { socket, input, kind };
-            let opened =
-                fd().and_then(|fd| sockets.open_receiver(io, fd, origin).map_err(|error| chain(&error)));
+            let opened = fd()
+                .and_then(|fd| sockets.open_receiver(io, fd, origin, lane).map_err(|error| chain(&error)));
+            if let (Ok(()), Some((number, rate))) = (&opened, lane.cap) {
+                engine.cap(socket, number, rate);
+            }
             (format!("open receiver {socket}"), opened)
         }
         ToWorker::OpenSender { socket } => {
@@ -103,6 +106,7 @@ fn carry_out_one(
             (format!("open sender {socket}"), opened)
         }
         ToWorker::CloseSocket { socket } => {
+            engine.uncap(socket);
             let closed = if sockets.close(io, socket) { Ok(()) } else { Err("it is not open".into()) };
             (format!("close socket {socket}"), closed)
         }

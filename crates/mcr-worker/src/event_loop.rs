@@ -178,6 +178,7 @@ impl Worker {
                     return Ok(Then::GoOn);
                 }
                 self.batch.begin(&mut self.incoming);
+                self.engine.tick(now_ns);
             }
             let mut counts = Counts { segment: &self.segment, arrived_ns: 0 };
             self.batch.relay(&self.io, &self.guards, &mut self.engine, &mut counts);

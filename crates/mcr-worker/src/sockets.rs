@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use hashbrown::HashMap;
 use mcr_proto::{
     message::{self, ReceiverKind},
-    plan::{InputSlot, PlanOp, Route, SocketId, Via},
+    plan::{InputSlot, Lane, PlanOp, Route, SocketId, Via},
 };
 use mcr_socket::packet::VNET_HEADER_BYTES;
 use mcr_uring_io::{AddError, Io, ReceiveShape, RingShape, SocketKey};
@@ -53,6 +53,7 @@ impl Sockets {
         io: &mut Io,
         fd: OwnedFd,
         origin: Origin,
+        lane: Lane,
     ) -> Result<(), OpenError> {
         self.check_new(origin.socket)?;
         let key = match origin.kind {
@@ -60,6 +61,7 @@ impl Sockets {
             ReceiverKind::Packet { ring: None, .. } => io.add_receiver(fd, PACKET_SHAPE)?,
             ReceiverKind::Udp { .. } => io.add_receiver(fd, UDP_SHAPE)?,
         };
+        io.prioritize(key, lane.priority);
         self.by_id.insert(origin.socket, Role::Receiver(key));
         self.receivers.insert(key, Receiver { origin, reported_ns: None });
         Ok(())
@@ -106,8 +108,9 @@ impl Sockets {
 
     /// The first socket that a plan's difference names and that is not open as what it is named for.
     pub(crate) fn missing(&self, op: &PlanOp) -> Option<SocketId> {
-        let PlanOp::Put(Route { input, outputs, .. }) = op else { return None };
-        if !matches!(self.by_id.get(input), Some(Role::Receiver(_))) {
+        let PlanOp::Put(Route { inputs, outputs, .. }) = op else { return None };
+        let is_open = |input: &&SocketId| matches!(self.by_id.get(*input), Some(Role::Receiver(_)));
+        if let Some(input) = inputs.iter().find(|input| !is_open(input)) {
             return Some(*input);
         }
         outputs.iter().find_map(|output| match output.via {

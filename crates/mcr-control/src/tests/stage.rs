@@ -231,6 +231,7 @@ pub(crate) fn holding(
             Request::InterfaceList { .. } => Reply::Interfaces { interfaces: Vec::new(), more: false },
             Request::WorkerList => Reply::Workers(Vec::new()),
             Request::ReflectList { .. } => Reply::Reflectors { reflectors: Vec::new(), more: false },
+            Request::SettingsGet => Reply::Settings { settings: Default::default(), path: None },
             _ => Reply::Done,
         }))
     }
@@ -264,6 +265,7 @@ pub(crate) fn rule(number: u32) -> RuleView {
 
 pub(crate) fn input(slot: u32, worker: u16, interface: &str, datapath: Datapath) -> InputView {
     InputView {
+        class: None,
         slot: InputSlot(slot),
         worker: WorkerIndex(worker),
         interface: interface.parse().expect("a name"),

@@ -150,8 +150,39 @@ pub struct InputView {
     pub interface: IfName,
     /// The data path.
     pub datapath: Datapath,
+    /// The class of what it receives.
+    pub class: Option<InputClass>,
     /// Whether a socket is open for it now.
     pub open: bool,
+}
+
+/// The class of an input's datagrams, and what put them there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputClass {
+    /// Its name.
+    pub name: String,
+    /// By rule or by codepoint.
+    pub by: ClassBy,
+}
+
+/// What puts a datagram into its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassBy {
+    /// The class of its rule.
+    Rule,
+    /// Its DSCP, where the rule has no class.
+    Dscp,
+}
+
+impl std::fmt::Display for ClassBy {
+    /// The name under which it is published.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Rule => "rule",
+            Self::Dscp => "dscp",
+        })
+    }
 }
 
 /// A reflector as it stands, with its counters; also how clients see it.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    message::RuleState,
+    message::{ClassBy, RuleState},
     rule::{Datapath, RuleId, RuleName},
 };
 
@@ -18,9 +18,34 @@ pub struct Stats {
     pub rules: Vec<RuleStats>,
     /// What each worker took in, per interface and data path; for one rule, those its input belongs to.
     pub inputs: Vec<InputStats>,
+    /// What these inputs took in by class: in order of the configuration, then what is in none. Empty where no classes are
+    /// configured.
+    #[serde(default)]
+    pub classes: Vec<ClassStats>,
     /// What each reflector did; none if one rule was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reflectors: Vec<crate::message::ReflectView>,
+}
+
+/// Counters of a class, since it was first used: the sum of its inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassStats {
+    /// The class; null for datagrams that are in none.
+    pub name: Option<String>,
+    /// 0 is served first.
+    pub priority: u8,
+    /// Datagrams that came, those the kernel dropped included: `matched` plus all of `drops`.
+    pub datagrams: u64,
+    /// Payload bytes of the datagrams taken.
+    pub bytes: u64,
+    /// Datagrams that at least one rule took.
+    pub matched: u64,
+    /// Datagrams that no rule got, by reason; every reason is there.
+    pub drops: BTreeMap<String, u64>,
+    /// Datagrams per second, over the last second.
+    pub rate_pps: f64,
+    /// Payload bits per second, over the last second.
+    pub rate_bps: f64,
 }
 
 /// Counters of a rule, since it was added.
@@ -153,6 +178,12 @@ pub struct InputStats {
     pub interface: String,
     /// The data path.
     pub datapath: Datapath,
+    /// The class of its datagrams, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// What put them into the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_by: Option<ClassBy>,
     /// Whether a socket is open for it now.
     pub open: bool,
     /// Frames taken from the kernel; a superframe is one.

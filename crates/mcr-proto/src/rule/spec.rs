@@ -145,9 +145,6 @@ impl RuleSpec {
         {
             warnings.push(format!("output {output}: loop=on has no effect, the address is not multicast"));
         }
-        if let Some(class) = &self.class {
-            warnings.push(format!("class `{class}`: accepted, but this version relays all rules alike"));
-        }
         warnings
     }
 }

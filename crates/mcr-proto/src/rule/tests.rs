@@ -106,7 +106,6 @@ fn what_is_legal_but_unlikely_is_a_warning() {
             "input 232.1.1.1:5000@eth0: the group is for source-specific multicast, but no source is named; write \
              SOURCE>232.1.1.1:5000@eth0",
             "output 10.0.0.1:1,loop=on: loop=on has no effect, the address is not multicast",
-            "class `video`: accepted, but this version relays all rules alike",
         ]
     );
     assert!(rule("239.1.1.1:5000@eth0", &["10.0.0.1:1"]).warnings().is_empty());

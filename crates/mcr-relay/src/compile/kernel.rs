@@ -8,6 +8,7 @@ use mcr_proto::{
 };
 
 use super::{Framing, Interface, Leads, Network};
+use crate::classes::Classes;
 
 /// Whether every feature of a rule is carried in the kernel, or the first that is not. What is missing for now (an interface, a
 /// route, a neighbour) is no reason: the rule waits for it there.
@@ -15,7 +16,9 @@ pub(super) fn carries(
     spec: &RuleSpec,
     input: Option<Interface>,
     network: &impl Network,
+    classes: &Classes,
 ) -> Result<(), String> {
+    needs_sockets(spec, classes).map_or(Ok(()), Err)?;
     if let Some(input) = input {
         if input.loopback {
             return Err("the input is the loopback interface".into());
@@ -32,6 +35,18 @@ pub(super) fn carries(
         }
     }
     Ok(())
+}
+
+/// Who is served first, how much may wait, how much is taken and what is counted as a class's, sockets and a worker decide. Who
+/// asks for the kernel path does without classes by DSCP.
+fn needs_sockets(spec: &RuleSpec, classes: &Classes) -> Option<String> {
+    match &spec.class {
+        Some(class) => Some(format!("class {class} takes a socket of its own")),
+        None if classes.are_by_dscp() && spec.datapath != DatapathChoice::Kernel => {
+            Some("there are classes by DSCP, each of which takes a socket of its own".into())
+        }
+        None => None,
+    }
 }
 
 fn way(output: &Output, network: &impl Network) -> Leads {

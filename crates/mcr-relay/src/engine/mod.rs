@@ -8,6 +8,7 @@
 //! Invariants: the datagrams of a route leave in the order they came, because its runs are made and sent in that order; every
 //! datagram ends in exactly one call of [`Counts`] for its input, and every copy in one of [`Counts`] or one [`Send`].
 
+mod caps;
 mod flows;
 mod rate;
 mod run;
@@ -18,12 +19,12 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
-    endpoint::{Dscp, Ttl},
+    endpoint::{Dscp, Rate, Ttl},
     plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
 };
 
 pub use self::run::{Part, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run};
-use self::{flows::Flows, rate::Bucket, table::Table};
+use self::{caps::Caps, flows::Flows, rate::Bucket, table::Table};
 
 /// A datagram, or a superframe of several, as it came out of a receiving socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,23 @@ impl Arrival {
     /// How many datagrams it is.
     pub fn datagrams(&self) -> u32 {
         if self.segment == 0 { 1 } else { self.bytes.div_ceil(u32::from(self.segment)).max(1) }
+    }
+
+    /// Payload bytes of one of them.
+    fn bytes_of(&self, datagram: u32) -> u32 {
+        match u32::from(self.segment) {
+            0 => self.bytes,
+            segment => self.bytes.saturating_sub(datagram * segment).min(segment),
+        }
+    }
+
+    /// The first few of its datagrams; none if that is none.
+    fn first(&self, datagrams: u32) -> Option<Self> {
+        let bytes = match u32::from(self.segment) {
+            0 => self.bytes,
+            segment => self.bytes.min(datagrams * segment),
+        };
+        (datagrams > 0).then_some(Self { bytes, ..*self })
     }
 }
 
@@ -133,6 +151,7 @@ pub struct Engine {
     by_rule: HashMap<RuleSlot, u32>,
     table: Table,
     flows: Flows,
+    caps: Caps,
     runs: Vec<Run>,
     runs_used: usize,
 }
@@ -146,6 +165,7 @@ impl Engine {
             by_rule: HashMap::new(),
             table: Table::default(),
             flows: Flows::new(),
+            caps: Caps::default(),
             runs: (0..runs_max).map(|_| Run::new()).collect(),
             runs_used: 0,
         }
@@ -173,6 +193,21 @@ impl Engine {
         self.flows.of(rule)
     }
 
+    /// Caps what a receiving socket takes, together with all others that have the same number.
+    pub fn cap(&mut self, socket: SocketId, number: u16, rate: Rate) {
+        self.caps.insert(socket, number, rate);
+    }
+
+    /// The socket is gone, and its cap with the last of the same number.
+    pub fn uncap(&mut self, socket: SocketId) {
+        self.caps.remove(socket);
+    }
+
+    /// What time it is for caps, on a monotonic clock.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.caps.now_ns = now_ns;
+    }
+
     /// How many routes there are.
     pub fn route_count(&self) -> usize {
         self.by_rule.len()
@@ -197,6 +232,19 @@ impl Engine {
             }
             self.runs.resize_with(runs_needed, Run::new);
         }
+        let capped;
+        let arrival = if self.caps.are_none() || !wanted(&self.routes, matches, arrival) {
+            arrival
+        } else {
+            let admitted = self.caps.admit(arrival);
+            if admitted < datagrams {
+                counts.input_drop(arrival.input, InputDrop::Rate, u64::from(datagrams - admitted));
+            }
+            let Some(first) = arrival.first(admitted) else { return Ok(()) };
+            capped = first;
+            &capped
+        };
+        let datagrams = arrival.datagrams();
         let mut taken = false;
         for &index in matches {
             let Some(state) = self.routes[index as usize].as_mut() else { continue };
@@ -296,7 +344,7 @@ impl Engine {
             return false;
         };
         let old = &state.route;
-        if (old.input, old.address, old.port) != (route.input, route.address, route.port) {
+        if (&old.inputs, old.address, old.port) != (&route.inputs, route.address, route.port) {
             return false;
         }
         let last_flow = state.last_flow;
@@ -318,18 +366,19 @@ impl Engine {
             (self.routes.len() - 1) as u32
         });
         self.by_rule.insert(route.rule, index);
-        self.table.insert(route.input, SocketAddr::new(route.address, route.port), index);
+        for input in &route.inputs {
+            self.table.insert(*input, SocketAddr::new(route.address, route.port), index);
+        }
         self.routes[index as usize] = Some(RouteState::new(route));
     }
 
     fn remove(&mut self, rule: RuleSlot) {
         let Some(index) = self.by_rule.remove(&rule) else { return };
         if let Some(state) = self.routes[index as usize].take() {
-            self.table.remove(
-                state.route.input,
-                SocketAddr::new(state.route.address, state.route.port),
-                index,
-            );
+            let Route { inputs, address, port, .. } = state.route;
+            for input in inputs {
+                self.table.remove(input, SocketAddr::new(address, port), index);
+            }
         }
         self.free.push(index);
     }
@@ -377,6 +426,11 @@ impl OutputState {
     fn new(output: RouteOutput) -> Self {
         Self { bucket: output.rate.map(Bucket::new), output, segment_max: u16::MAX }
     }
+}
+
+/// Whether any route takes it.
+fn wanted(routes: &[Option<RouteState>], matches: &[u32], arrival: &Arrival) -> bool {
+    matches.iter().any(|index| routes[*index as usize].as_ref().is_some_and(|state| state.wants(arrival)))
 }
 
 /// Whether an arrival with its TTL used up ends at the input: some route wants it, and every output of all that do keeps the TTL.

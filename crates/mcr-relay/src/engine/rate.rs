@@ -22,12 +22,17 @@ impl Bucket {
 
     /// How many datagrams of the run, from its first, may be sent.
     pub(super) fn take(&mut self, run: &Run, now_ns: u64) -> u32 {
+        self.take_each(run.datagrams(), |datagram| run.bytes(datagram, 1), now_ns)
+    }
+
+    /// How many of so many datagrams, each of so many bytes, may go on.
+    pub(super) fn take_each(&mut self, datagrams: u32, bytes: impl Fn(u32) -> u32, now_ns: u64) -> u32 {
         self.clock_ns = self.clock_ns.max(now_ns);
         let limit_ns = now_ns.saturating_add(BURST_NS);
         let mut admitted = 0;
         // The clock may stand at the limit but not beyond, so that even a rate of less than one a burst admits one.
-        while admitted < run.datagrams() && self.clock_ns < limit_ns {
-            self.clock_ns = self.clock_ns.saturating_add(self.cost_ns(run.bytes(admitted, 1)));
+        while admitted < datagrams && self.clock_ns < limit_ns {
+            self.clock_ns = self.clock_ns.saturating_add(self.cost_ns(bytes(admitted)));
             admitted += 1;
         }
         admitted

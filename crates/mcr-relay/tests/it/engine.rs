@@ -23,7 +23,7 @@ fn output(slot: u32) -> RouteOutput {
 fn route(rule: u32, outputs: Vec<RouteOutput>) -> Route {
     Route {
         rule: RuleSlot(rule),
-        input: SocketId(1),
+        inputs: vec![SocketId(1)],
         source: None,
         address: [239, 1, 1, 1].into(),
         port: 5000,
@@ -227,4 +227,39 @@ fn a_plan_is_refused_while_runs_refer_to_the_one_before() {
     let mut engine = engine_with([route(1, vec![output(1)])]);
     engine.relay(&arrival(0, 100, 0), &mut Counted::default()).expect("64 runs are enough");
     engine.apply(PlanOp::Remove(RuleSlot(1)));
+}
+
+#[test]
+fn a_capped_socket_takes_so_many_and_the_rest_is_counted_by_rate() {
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    engine.cap(SocketId(1), 7, Rate::PacketsPerSecond(1_000));
+    let mut counts = Counted::default();
+    engine.tick(1_000_000_000);
+    // A superframe of 40 and one of 20: a burst is 50.
+    relay(&mut engine, &[arrival(0, 40 * 100, 100), arrival(1, 19 * 100 + 1, 100)], 0, &mut counts);
+    assert_eq!((counts.matched, &counts.input_drops[..]), (50, &[(InputDrop::Rate, 10)][..]));
+    // A millisecond pays for one.
+    engine.tick(1_001_000_000);
+    relay(&mut engine, &[arrival(0, 100, 0), arrival(1, 100, 0)], 0, &mut counts);
+    assert_eq!((counts.matched, counts.input_drops.len()), (51, 2));
+    // Without a cap all of them go on.
+    engine.uncap(SocketId(1));
+    relay(&mut engine, &[arrival(0, 60 * 100, 100)], 0, &mut counts);
+    assert_eq!(counts.matched, 111);
+}
+
+#[test]
+fn sockets_of_one_class_share_its_cap_and_what_no_rule_wants_takes_none_of_it() {
+    let both = Route { inputs: vec![SocketId(1), SocketId(2)], ..route(1, vec![output(1)]) };
+    let mut engine = engine_with([both]);
+    for socket in [1, 2] {
+        engine.cap(SocketId(socket), 7, Rate::PacketsPerSecond(1_000));
+    }
+    engine.tick(1_000_000_000);
+    let mut counts = Counted::default();
+    let unwanted = Arrival { destination: ([239, 9, 9, 9], 5000).into(), ..arrival(0, 60 * 100, 100) };
+    let other = Arrival { socket: SocketId(2), ..arrival(2, 30 * 100, 100) };
+    relay(&mut engine, &[unwanted, arrival(1, 30 * 100, 100), other], 0, &mut counts);
+    assert_eq!(counts.matched, 50);
+    assert_eq!(counts.input_drops, [(InputDrop::NoRule, 60), (InputDrop::Rate, 10)]);
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test cannot make, it cannot test")]
 
+mod classes;
 mod compile;
 mod engine;
 mod model;

@@ -116,7 +116,7 @@ impl Model {
         match op {
             PlanOp::Put(route) => {
                 let old = self.routes.remove(&route.rule);
-                let key = |route: &Route| (route.input, route.address, route.port);
+                let key = |route: &Route| (route.inputs.clone(), route.address, route.port);
                 let old = old.filter(|old| key(&old.route) == key(route));
                 let mut known = old.map_or(Vec::new(), |old| old.outputs);
                 let outputs = route.outputs.iter().map(|output| {
@@ -209,8 +209,8 @@ impl ModelOutput {
 }
 
 fn wants(route: &Route, arrival: &Arrival) -> bool {
-    (route.input, route.address, route.port)
-        == (arrival.socket, arrival.destination.ip(), arrival.destination.port())
+    route.inputs.contains(&arrival.socket)
+        && (route.address, route.port) == (arrival.destination.ip(), arrival.destination.port())
         && route.source.is_none_or(|source| source == arrival.source.ip())
 }
 

@@ -96,7 +96,7 @@ impl Choices<'_> {
         let outputs = self.below(OUTPUTS_MAX + 1);
         Route {
             rule: RuleSlot(rule.into()),
-            input: SocketId(self.of([1, 1, 2])),
+            inputs: self.of([vec![1], vec![1], vec![2], vec![1, 2]]).into_iter().map(SocketId).collect(),
             source: self.of([None, None, Some(source(0).ip()), Some(source(2).ip())]),
             address: self.of([group(0), group(0), group(1)]),
             port: self.of([5000, 5000, 5001]),
@@ -148,7 +148,7 @@ impl Choices<'_> {
     fn origin(&mut self, routes: &[Route]) -> Arrival {
         let wanted = if routes.is_empty() || self.one_in(8) { None } else { Some(self.of(routes)) };
         let (socket, destination) = match wanted {
-            Some(route) => (route.input, SocketAddr::new(route.address, route.port)),
+            Some(route) => (route.inputs[0], SocketAddr::new(route.address, route.port)),
             None => (SocketId(self.of([1, 2, 3])), SocketAddr::new(group(self.below(4)), 5000)),
         };
         Arrival {

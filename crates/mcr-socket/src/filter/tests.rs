@@ -24,9 +24,7 @@ pub(super) fn model(wanted: &[Wanted], marked: Codepoints, link: FilterLink, pac
     };
     match protocol {
         0x0800 if ip.len() >= 20 => marked.contains(ip[1] >> 2) && model_v4(wanted, ip),
-        0x86dd if ip.len() >= 40 => {
-            marked.contains((ip[0] & 15) << 2 | ip[1] >> 6) && model_v6(wanted, ip)
-        }
+        0x86dd if ip.len() >= 40 => marked.contains((ip[0] & 15) << 2 | ip[1] >> 6) && model_v6(wanted, ip),
         _ => false,
     }
 }

@@ -130,12 +130,14 @@ fn settings_are_merged_or_replaced_and_saved() {
 }
 
 #[test]
-fn a_class_that_nothing_defines_is_not_saved() {
+fn a_rule_with_a_class_that_nothing_defines_is_refused() {
     let mut state = state();
     let mut spec = rules(&rule("a", 1, &["10.0.0.1:1"])).1.remove(0);
     spec.class = Some("ghost".into());
-    state.add(spec, &Snapshot::default()).expect("it can be added");
-    assert!(state.to_toml().expect_err("no daemon would start with it").message.contains("ghost"));
+    let fault = state.add(spec.clone(), &Snapshot::default()).expect_err("no daemon would start with it");
+    assert!(fault.message.contains("ghost"), "{fault:?}");
+    load(&mut state, "[[class]]\nname = \"ghost\"\npriority = 1\n", false).expect("good");
+    state.add(spec, &Snapshot::default()).expect("now there is one");
 }
 
 #[test]

@@ -131,7 +131,7 @@ impl Supervisor<'_> {
             survey.add_rule(self.state.view(rule), network);
         }
         let used: BTreeSet<_> = self.state.rules.all().map(|rule| rule.spec.input.interface).collect();
-        for input in self.state.inputs.views(None, |_, _| true) {
+        for input in self.state.inputs.views(None, &self.state.classes, |_, _| true) {
             if used.contains(&input.interface) {
                 survey.add_input(&input);
             }

@@ -11,7 +11,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use mcr_relay::compile::ReceiverKey;
+use mcr_relay::{classes::Lane, compile::ReceiverKey};
 use mcr_socket::{join::JoinError, udp};
 
 use super::Receiver;
@@ -31,6 +31,7 @@ pub(super) struct Port {
     ifindex: u32,
     port: u16,
     ipv6: bool,
+    lane: Lane,
 }
 
 /// The groups on shared sockets.
@@ -59,8 +60,8 @@ impl Port {
     /// None if what is received is no group.
     pub(super) fn of(key: &ReceiverKey) -> Option<Self> {
         match *key {
-            ReceiverKey::Udp { ifindex, bound, .. } if bound.ip().is_multicast() => {
-                Some(Self { ifindex, port: bound.port(), ipv6: bound.is_ipv6() })
+            ReceiverKey::Udp { ifindex, bound, lane, .. } if bound.ip().is_multicast() => {
+                Some(Self { ifindex, port: bound.port(), ipv6: bound.is_ipv6(), lane })
             }
             _ => None,
         }
@@ -72,10 +73,10 @@ impl Place {
     pub(super) fn key(self) -> ReceiverKey {
         match self {
             Self::Own(key) => key,
-            Self::Shared(Port { ifindex, port, ipv6 }, _) => {
+            Self::Shared(Port { ifindex, port, ipv6, lane }, _) => {
                 let any =
                     if ipv6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
-                ReceiverKey::Udp { ifindex, bound: SocketAddr::new(any, port), source: None }
+                ReceiverKey::Udp { ifindex, bound: SocketAddr::new(any, port), source: None, lane }
             }
         }
     }
@@ -146,9 +147,11 @@ impl Shared {
         self.groups.remove(key);
         // A failure leaves the socket with a group too many, whose datagrams are counted.
         let _ = match *key {
-            ReceiverKey::Udp { ifindex, bound, source: None } => udp::remove_group(fd, ifindex, bound.ip()),
+            ReceiverKey::Udp { ifindex, bound, source: None, .. } => {
+                udp::remove_group(fd, ifindex, bound.ip())
+            }
             // With the last of its sources the kernel leaves the group.
-            ReceiverKey::Udp { ifindex, bound, source: Some(source) } => {
+            ReceiverKey::Udp { ifindex, bound, source: Some(source), .. } => {
                 udp::remove_source(fd, ifindex, bound.ip(), source)
             }
             ReceiverKey::Packet { .. } => Ok(()),
@@ -173,8 +176,8 @@ impl Shared {
 
 fn join(key: &ReceiverKey, fd: BorrowedFd<'_>) -> Result<(), JoinError> {
     match *key {
-        ReceiverKey::Udp { ifindex, bound, source: None } => udp::add_group(fd, ifindex, bound.ip()),
-        ReceiverKey::Udp { ifindex, bound, source: Some(source) } => {
+        ReceiverKey::Udp { ifindex, bound, source: None, .. } => udp::add_group(fd, ifindex, bound.ip()),
+        ReceiverKey::Udp { ifindex, bound, source: Some(source), .. } => {
             udp::add_source(fd, ifindex, bound.ip(), source)
         }
         // Not reached: only groups have a port to share.

@@ -10,7 +10,7 @@ fn a_rule_more_or_less_has_no_other_rule_looked_at() {
     let counters = Segment::create().expect("memory");
     let mut sockets = Sockets::default();
     let bound = "127.0.0.1:0".parse().expect("an address");
-    let key = ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None };
+    let key = ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None, lane: Lane::NONE };
     let wanted = Wanted { destination: bound.ip(), port: 0, source: None };
     let acquire = |sockets: &mut Sockets, rule| {
         let acquired =
@@ -41,7 +41,7 @@ fn two_thousand_groups_of_a_port_take_a_few_hundred_sockets_and_give_them_all_ba
     let groups = 2000u32;
     let key = |number: u32| {
         let group = std::net::Ipv4Addr::from_bits(0xefff_0000 + number);
-        ReceiverKey::Udp { ifindex: IFINDEX, bound: (group, 15_311).into(), source: None }
+        ReceiverKey::Udp { ifindex: IFINDEX, bound: (group, 15_311).into(), source: None, lane: Lane::NONE }
     };
     let wanted = Wanted { destination: [239, 255, 0, 0].into(), port: 15_311, source: None };
     let acquire = |sockets: &mut Sockets, number| {
@@ -74,7 +74,7 @@ fn a_worker_that_has_all_the_sockets_it_can_have_is_not_given_another() {
     let wanted = Wanted { destination: [127, 0, 0, 1].into(), port: 1, source: None };
     let mut acquire = |number: u32| {
         let bound = (std::net::Ipv4Addr::from_bits(0x7f00_0001 + number), 0).into();
-        let key = ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None };
+        let key = ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None, lane: Lane::NONE };
         sockets.acquire_receiver(key, RuleSlot(number), wanted, "lo", &counters, || Some(InputSlot(0)))
     };
     let opened = (0..1100).map(&mut acquire).take_while(Result::is_ok).count();

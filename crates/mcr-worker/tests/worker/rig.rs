@@ -17,7 +17,8 @@ use mcr_proto::{
     endpoint::{Dscp, Ttl},
     message::{FromWorker, IoChoice, ReceiverKind, ToWorker, tag},
     plan::{
-        Generation, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via, WorkerIndex,
+        Generation, InputSlot, Lane, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via,
+        WorkerIndex,
     },
 };
 use mcr_socket::{Family, udp};
@@ -90,7 +91,7 @@ impl Rig {
 
     pub(crate) fn receiver(&mut self, fd: OwnedFd, kind: ReceiverKind) -> SocketId {
         let socket = self.new_socket();
-        let message = ToWorker::OpenReceiver { socket, input: INPUT, kind };
+        let message = ToWorker::OpenReceiver { socket, input: INPUT, kind, lane: Lane::default() };
         self.say(&message, &[(tag::SOCKET, &fd)]);
         socket
     }
@@ -238,7 +239,7 @@ pub(crate) fn route(rule: u32, input: SocketId, to: &str, outputs: &[RouteOutput
     let to = address(to);
     PlanOp::Put(Route {
         rule: RuleSlot(rule),
-        input,
+        inputs: vec![input],
         source: None,
         address: to.ip(),
         port: to.port(),

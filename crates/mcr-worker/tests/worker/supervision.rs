@@ -5,7 +5,7 @@ use mcr_lab::{Line, Namespace, require, wait_until};
 use mcr_proto::{
     codec,
     message::{FromWorker, IoChoice, LogLevel, ReceiverKind, ToWorker, tag},
-    plan::{Generation, InputSlot, OutputSlot, PlanOp, RuleSlot, SocketId, Via, WorkerIndex},
+    plan::{Generation, InputSlot, Lane, OutputSlot, PlanOp, RuleSlot, SocketId, Via, WorkerIndex},
 };
 use mcr_socket::{
     Family,
@@ -99,7 +99,12 @@ fn what_cannot_be_carried_out_is_refused_and_the_worker_goes_on() {
         assert!(refusal(rig.hear()).contains("is open already"));
         rig.say(&ToWorker::CloseSocket { socket: SocketId(101) }, &[]);
         assert!(refusal(rig.hear()).contains("not open"));
-        let receiver = ToWorker::OpenReceiver { socket: SocketId(102), input: InputSlot(u32::MAX), kind };
+        let receiver = ToWorker::OpenReceiver {
+            socket: SocketId(102),
+            input: InputSlot(u32::MAX),
+            kind,
+            lane: Lane::default(),
+        };
         rig.say(&receiver, &[(tag::SOCKET, &spare)]);
         assert!(refusal(rig.hear()).contains("input slot"));
 
@@ -150,7 +155,7 @@ fn a_closed_socket_receives_nothing_more_and_its_id_is_free() {
         let source = source(&net, "127.0.0.1:0");
         source.send_to(b"x", "127.0.0.1:5000").expect("room");
         let (fd, _) = udp_input(&net, "127.0.0.1:5001");
-        let message = ToWorker::OpenReceiver { socket: input, input: INPUT, kind };
+        let message = ToWorker::OpenReceiver { socket: input, input: INPUT, kind, lane: Lane::default() };
         rig.say(&message, &[(tag::SOCKET, &fd)]);
         source.send_to(b"y", "127.0.0.1:5001").expect("room");
         rig.wait_received(1, &[]);

@@ -43,6 +43,8 @@ pub struct DaemonOptions {
     pub user: Option<u32>,
     /// Have `io_uring_setup` fail with this errno, as in a container that forbids it.
     pub no_uring: Option<u32>,
+    /// Have `bpf` fail with this errno.
+    pub no_bpf: Option<u32>,
     /// Further arguments.
     pub arguments: Vec<String>,
 }
@@ -50,7 +52,15 @@ pub struct DaemonOptions {
 impl Default for DaemonOptions {
     /// One worker, I/O as it comes, as root.
     fn default() -> Self {
-        Self { workers: 1, io: "auto", config: None, user: None, no_uring: None, arguments: Vec::new() }
+        Self {
+            workers: 1,
+            io: "auto",
+            config: None,
+            user: None,
+            no_uring: None,
+            no_bpf: None,
+            arguments: Vec::new(),
+        }
     }
 }
 
@@ -93,7 +103,7 @@ impl Daemon {
         };
         let log = File::create(directory.path().join("log")).expect("the directory is ours");
         // A thread that enters the namespace ends before the daemon, which would take that for its parent's end.
-        let by_thread = options.user.is_some() || options.no_uring.is_some();
+        let by_thread = options.user.is_some() || options.no_uring.is_some() || options.no_bpf.is_some();
         let mut command = if by_thread { Command::new(program) } else { namespace.command(program) };
         command.args(["run", "--log", "warn", "--io", options.io, "--workers", &options.workers.to_string()]);
         command.arg("--socket").arg(&socket).args(&options.arguments);
@@ -113,7 +123,8 @@ impl Daemon {
         // children may not.
         let process = if by_thread {
             namespace.enter(|| {
-                options.no_uring.into_iter().for_each(forbid_uring);
+                options.no_uring.into_iter().for_each(|errno| forbid(libc::SYS_io_uring_setup, errno));
+                options.no_bpf.into_iter().for_each(|errno| forbid(libc::SYS_bpf, errno));
                 command.spawn()
             })
         } else {
@@ -230,9 +241,9 @@ impl Drop for Daemon {
     }
 }
 
-/// Has this thread's `io_uring_setup` fail, and that of all it starts.
-fn forbid_uring(errno: u32) {
-    let rules = [(libc::SYS_io_uring_setup, Vec::new())].into();
+/// Has a system call of this thread fail, and that of all it starts.
+fn forbid(call: i64, errno: u32) {
+    let rules = [(call, Vec::new())].into();
     let (otherwise, then) = (SeccompAction::Allow, SeccompAction::Errno(errno));
     let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
     let filter = SeccompFilter::new(rules, otherwise, then, arch).expect("a filter");

@@ -10,11 +10,12 @@ use mcr_e2e::{
 };
 use mcr_lab::{Line, Namespace, require};
 use mcr_proto::{
-    message::RuleState,
+    message::{Diagnosis, RuleState},
     rpc::rule_ref,
     rule::{Datapath, DatapathChoice, RuleSpec},
 };
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 const INPUT: &str = "239.1.1.1:5000@in0";
 const TO: &str = "239.1.1.1:5000";
@@ -52,7 +53,7 @@ fn auto_is_the_kernel_and_says_why_it_is_not() {
 fn without_the_right_to_load_programs_rules_go_by_packets_and_say_so() {
     let Some(()) = require::netns() else { return };
     let _lock = traffic_lock::take();
-    let relays = |options: DaemonOptions, reason: &str| {
+    let relays = |options: DaemonOptions, reason: &str, advice: Option<&str>| {
         let line = Line::new().unwrap();
         line.pin_neighbours().unwrap();
         let daemon = Daemon::start(&line.relay, &options);
@@ -68,19 +69,33 @@ fn without_the_right_to_load_programs_rules_go_by_packets_and_say_so() {
         let asked = client.rule_add(&Cell::KERNEL.rule("asked", INPUT, &[OUTPUT])).unwrap().rule;
         assert_eq!(asked.state, RuleState::Failed, "{asked:?}");
         assert!(asked.reason.unwrap().contains(reason));
+        let diagnosis: Diagnosis = client.call("doctor.run", &json!({})).unwrap();
+        let found = diagnosis.findings.iter().find(|finding| finding.check == "bpf");
+        assert_eq!(found.is_some(), advice.is_some(), "{diagnosis:?}");
+        if let (Some(found), Some(advice)) = (found, advice) {
+            assert!(found.what.contains(reason), "{found:?}");
+            assert!(found.advice.as_ref().unwrap().contains(advice), "{found:?}");
+        }
         daemon.stop();
     };
     relays(
         DaemonOptions { arguments: vec!["--no-ebpf".into()], ..DaemonOptions::default() },
         "eBPF is switched off",
+        None,
     );
     // Capabilities are a thread's own, and what it starts inherits its bounding set.
     std::thread::scope(|scope| {
         scope.spawn(|| {
             caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_BPF).unwrap();
-            relays(DaemonOptions::default(), "eBPF is not permitted");
+            relays(DaemonOptions::default(), "eBPF is not permitted", Some("the daemon has no CAP_BPF"));
         });
     });
+    let errno = u32::try_from(libc::EPERM).ok();
+    relays(
+        DaemonOptions { no_bpf: errno, ..DaemonOptions::default() },
+        "eBPF is not permitted",
+        Some("seccomp filter"),
+    );
 }
 
 #[test]

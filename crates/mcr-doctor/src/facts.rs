@@ -12,7 +12,7 @@ use crate::{
     bridge::{self, Bridge},
     firewall::{self, Firewall},
     offload::{Features, Offloads},
-    proc::{self, Memberships, key_part, sysctl},
+    proc::{self, Memberships, Rights, key_part, sysctl},
     survey::Survey,
 };
 
@@ -40,6 +40,8 @@ pub struct Facts {
     pub(crate) rmem_max: Option<i64>,
     pub(crate) netdev_max_backlog: Option<i64>,
     pub(crate) io_uring_disabled: Option<i64>,
+    /// What this process, which is the daemon's where there is one, may do.
+    pub(crate) rights: Rights,
     /// Frames dropped at the receive queues' ends: since the host started, and while it was watched.
     pub(crate) backlog_drops: Option<(u64, u64)>,
     pub(crate) bridges: BTreeMap<u32, Bridge>,
@@ -57,6 +59,7 @@ impl Facts {
         let mut facts = Self::default();
         let before = facts.note("receive queues", proc::backlog_drops());
         facts.read_sysctls();
+        facts.rights = Rights::read();
         for link in interesting(survey) {
             facts.interfaces.insert(link.index, of_interface(&link.name));
         }

@@ -28,6 +28,50 @@ pub(crate) fn sysctl(key: &str) -> Option<i64> {
     fs::read_to_string(path(key)).ok()?.trim().parse().ok()
 }
 
+/// What a process may do, as far as it decides on eBPF; none where the kernel does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Rights {
+    /// Bit n is capability n.
+    pub(crate) capabilities: Option<u64>,
+    /// Whether a seccomp filter is on it.
+    pub(crate) filtered: bool,
+    /// Whether its user namespace is another than the first.
+    pub(crate) own_user_namespace: bool,
+    /// How far the kernel is locked down, if it is.
+    pub(crate) lockdown: Option<String>,
+}
+
+impl Rights {
+    pub(crate) fn read() -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self::parse(
+            &text("/proc/thread-self/status"),
+            &text("/proc/self/uid_map"),
+            &text("/sys/kernel/security/lockdown"),
+        )
+    }
+
+    /// The first as in proc_pid_status(5), the second as in user_namespaces(7); the third has the level in force in brackets
+    /// (`security/lockdown/lockdown.c`).
+    fn parse(status: &str, uid_map: &str, lockdown: &str) -> Self {
+        let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let whole: Vec<_> = uid_map.split_whitespace().collect();
+        let level = lockdown.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+        Self {
+            capabilities: line("CapEff:").and_then(|mask| u64::from_str_radix(mask, 16).ok()),
+            filtered: line("Seccomp:") == Some("2"),
+            own_user_namespace: !whole.is_empty() && whole != ["0", "0", "4294967295"],
+            lockdown: level.filter(|level| *level != "none").map(Into::into),
+        }
+    }
+
+    /// Which of these, by name and number, are missing.
+    pub(crate) fn lacks<'a>(&self, wanted: &[(&'a str, u32)]) -> Vec<&'a str> {
+        let Some(held) = self.capabilities else { return Vec::new() };
+        wanted.iter().filter(|(_, number)| held >> number & 1 == 0).map(|(name, _)| *name).collect()
+    }
+}
+
 /// What the host is a member of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Memberships {
@@ -112,6 +156,21 @@ mod tests {
         assert!(memberships.has(2, "ff15::1".parse().expect("an address")));
         assert!(!memberships.has(1, "239.1.1.1".parse().expect("an address")));
         assert_eq!(memberships.igmp_versions, BTreeMap::from([(1, 3), (2, 2)]));
+    }
+
+    #[test]
+    fn rights_are_read_as_the_kernel_writes_them() {
+        let status = "Name:\tmcrd\nCapPrm:\t0000000000000000\nCapEff:\t0000008000001000\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        let rights =
+            Rights::parse(status, "         0       1000          1\n", "none [integrity] confidentiality\n");
+        let wanted = [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_BPF", 39)];
+        assert_eq!(rights.lacks(&wanted), ["CAP_NET_RAW"]);
+        assert!(rights.filtered && rights.own_user_namespace);
+        assert_eq!(rights.lockdown.as_deref(), Some("integrity"));
+        let first = "         0          0 4294967295\n";
+        let plain = Rights::parse("Seccomp:\t0\n", first, "[none] integrity confidentiality\n");
+        assert_eq!(plain, Rights::default());
+        assert_eq!(plain.lacks(&wanted), [""; 0], "what is not known is not missing");
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Survey {
     pub no_packet_sockets: bool,
     /// Workers that do their I/O by system calls though nobody asked for that.
     pub workers_without_uring: u32,
+    /// Why the kernel took no eBPF program of the daemon's, if it was asked to and refused.
+    pub no_bpf: Option<String>,
 }
 
 /// A rule.

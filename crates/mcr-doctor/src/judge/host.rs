@@ -17,6 +17,7 @@ pub(super) fn check(survey: &Survey, facts: &Facts, findings: &mut Vec<Finding>)
     findings.extend(buffers(survey, facts));
     findings.extend(backlog(facts));
     findings.extend(io_uring(survey, facts));
+    findings.extend(bpf(survey, facts));
 }
 
 fn memberships(facts: &Facts) -> Option<Finding> {
@@ -101,4 +102,44 @@ fn io_uring(survey: &Survey, facts: &Facts) -> Option<Finding> {
         ),
         _ => mended(finding, "sysctl -w kernel.io_uring_disabled=0".into()),
     })
+}
+
+/// Capabilities that the kernel data path takes, and their numbers (capabilities(7)).
+const BPF_TAKES: [(&str, u32); 2] = [("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
+
+fn bpf(survey: &Survey, facts: &Facts) -> Option<Finding> {
+    let refusal = survey.no_bpf.as_ref()?;
+    let rights = &facts.rights;
+    let lacking = rights.lacks(&BPF_TAKES);
+    // Without any rights the daemon was meant to do without.
+    let severity = if survey.no_packet_sockets { Severity::Info } else { Severity::Warning };
+    let finding = found(
+        "bpf",
+        severity,
+        "host",
+        format!("the daemon cannot load eBPF programs: {refusal}"),
+        "rules do not get the kernel data path, the fastest, and the filters of packet sockets let too much through where there are \
+         many rules",
+    );
+    Some(advised(
+        finding,
+        if !lacking.is_empty() {
+            format!(
+                "the daemon has no {}: start it as root or by its systemd unit; in a container add the capabilities (--cap-add)",
+                lacking.join(" and no ")
+            )
+        } else if !refusal.contains("not permitted") {
+            "the kernel data path takes Linux 6.6 with eBPF, tcx and BTF built in".to_owned()
+        } else if rights.own_user_namespace {
+            "the daemon's capabilities are those of a user namespace, and eBPF takes those of the host: start it outside".to_owned()
+        } else if let Some(level) = &rights.lockdown {
+            format!(
+                "the kernel is locked down ({level}), which can forbid eBPF: see kernel_lockdown(7), and the kernel's log"
+            )
+        } else if rights.filtered {
+            "the daemon was started under a seccomp filter: a container's profile often forbids bpf(2); allow it there".to_owned()
+        } else {
+            "it has the capabilities, so a security module forbids it: see the kernel's log for SELinux or AppArmor".to_owned()
+        },
+    ))
 }

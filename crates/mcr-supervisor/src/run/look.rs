@@ -127,6 +127,7 @@ impl Supervisor<'_> {
         if self.options.io == IoChoice::Auto {
             survey.workers_without_uring = u32::try_from(without.count()).unwrap_or(u32::MAX);
         }
+        survey.no_bpf = self.state.kernel.refusal.clone();
         for rule in self.state.rules.all() {
             survey.add_rule(self.state.view(rule), network);
         }

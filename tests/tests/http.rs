@@ -5,11 +5,16 @@ use std::{
 };
 
 use mcr_e2e::{
-    Bed, Cell, Daemon, DaemonOptions, command, daemon, eventually, http, law, programs, prometheus::Metrics,
+    Bed, Cell, Daemon, DaemonOptions, command, daemon, eventually, http, law, programs,
+    prometheus::Metrics,
+    reflector::{Cable, REFLECTOR_IF, Tester, load, probe},
     source, traffic_lock,
 };
 use mcr_lab::{Namespace, require};
-use mcr_proto::{message::WorkerState, rpc::Stats};
+use mcr_proto::{
+    message::{RuleState, WorkerState},
+    rpc::Stats,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -101,6 +106,43 @@ fn metrics_are_the_counters_to_the_last_datagram() {
         .map(|name| metrics.sum(name));
     assert!((sums[0] - sums[1] - sums[2]).abs() < 0.5, "{sums:?}");
     bed.finish();
+}
+
+#[test]
+fn reflectors_are_in_the_metrics_and_the_api_to_the_last_frame() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let cable = Cable::new();
+    let config = format!("[[reflect]]\nname = \"bench\"\ninterface = \"{REFLECTOR_IF}\"\nlatency = true\n");
+    let daemon = Daemon::start(&cable.reflector, &DaemonOptions { config: Some(config), ..options() });
+    let mut client = daemon.client();
+    let mut tester = Tester::open(&cable);
+    eventually("it reflects", || client.reflectors(Some("bench")).unwrap()[0].state == RuleState::Active);
+    assert_eq!(load(&mut tester, 128, 2_000, 64, &[]).back, 2_000);
+    // Not for the reflector's port, and seen by it.
+    let mut other = probe(128, 1);
+    other[36..38].copy_from_slice(&4_000_u16.to_be_bytes());
+    (0..7).for_each(|_| tester.send(&other));
+    let mut metrics = Metrics::default();
+    let is = |metrics: &Metrics, series: &str, count: u64| (metrics.value(series) - count as f64).abs() < 0.5;
+    eventually("the metrics are those of now", || {
+        metrics = Metrics::read(&http::get(&cable.reflector, "/metrics").body);
+        is(&metrics, "mcr_reflector_reflected_total{reflector=\"bench\"}", 2_000)
+            && metrics.sum("mcr_reflector_rejected_total") > 6.5
+    });
+    let bench = &client.reflectors(Some("bench")).unwrap()[0];
+    for (reason, count) in &bench.rejected {
+        let series = format!("mcr_reflector_rejected_total{{reflector=\"bench\",reason=\"{reason}\"}}");
+        assert!(is(&metrics, &series, *count), "{series}: {} is not {count}", metrics.value(&series));
+    }
+    assert!(is(&metrics, "mcr_reflector_received_total{reflector=\"bench\"}", 2_007), "{bench:?}");
+    assert!((metrics.sum("mcr_reflector_signatures_total") - 2_000.0).abs() < 0.5, "{bench:?}");
+    assert!(metrics.sum("mcr_reflector_drops_total") < 0.5, "{bench:?}");
+    let median = "mcr_reflector_turn_round_seconds{reflector=\"bench\",percentile=\"50\"}";
+    assert!((1e-7..1.0).contains(&metrics.value(median)), "{bench:?}");
+    let shown = http::get(&cable.reflector, "/api/stats").json();
+    assert_eq!(shown["reflectors"][0]["counters"]["reflected"], json!(2_000), "{shown}");
+    daemon.stop();
 }
 
 #[test]

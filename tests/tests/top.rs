@@ -14,6 +14,7 @@ use std::{
 
 use mcr_e2e::{Bed, Cell, Daemon, command, daemon, eventually, programs, source};
 use mcr_lab::require;
+use mcr_proto::reflect::Reflect;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     pty::{OpenptyResult, Winsize, openpty},
@@ -159,6 +160,10 @@ fn rules_with_their_rates_their_outputs_and_what_happens_to_them() {
     top.shows("10.2.0.1");
     top.press("2");
     top.shows("running");
+    top.press("5");
+    top.shows("No reflectors");
+    bed.client.reflect_add(&Reflect::new("in0".parse().unwrap())).unwrap();
+    top.shows("in0-3842         active");
     top.press("q");
     top.ends();
 }

@@ -15,6 +15,7 @@ use mcr_e2e::{
     http, law, programs, source, traffic_lock,
 };
 use mcr_lab::require;
+use mcr_proto::reflect::Reflect;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -63,6 +64,7 @@ fn the_page_shows_what_the_relay_does_while_it_does_it() {
     bed.add("market-data", "239.1.1.3:5000@in0", &["239.2.2.4:6000@out0"]);
     bed.add("capped", "239.1.1.2:5000@in0", &["239.2.2.3:6000@out0"]);
     bed.add_in_any_state("stage-audio", "239.1.1.9:5004@nic9", &["10.3.0.2:7004"]);
+    bed.client.reflect_add(&Reflect::new("in0".parse().expect("a name"))).expect("a reflector");
     let _sinks = [bed.sink(0, "239.2.2.2:6000@dst0"), bed.sink(1, "10.3.0.2:7000")];
     let stop = AtomicBool::new(false);
     let sources = [
@@ -139,7 +141,9 @@ fn keys_work(page: &mut Browser) {
     page.wait(&format!("({open}) !== {before}"));
     page.press("Enter");
     page.wait(&format!("({open}) === {before}"));
-    for (key, view) in [("2", "workers"), ("3", "interfaces"), ("4", "events"), ("1", "rules")] {
+    for (key, view) in
+        [("2", "workers"), ("3", "interfaces"), ("4", "events"), ("5", "reflectors"), ("1", "rules")]
+    {
         page.press(key);
         page.wait(&format!("!document.querySelector('#panel-{view}').hidden && document.querySelectorAll('.panel:not([hidden])').length === 1"));
     }
@@ -156,6 +160,12 @@ fn keys_work(page: &mut Browser) {
 }
 
 fn it_looks_well(page: &mut Browser) {
+    let reflector = "document.querySelector('.reflectors .row')";
+    page.press("5");
+    page.wait(&format!(
+        "{reflector}?.dataset.health === 'good' && {reflector}.textContent.includes('in0-3842')"
+    ));
+    page.press("1");
     let ground = "getComputedStyle(document.body).backgroundColor";
     let light = page.eval(ground);
     page.picture("light");
@@ -165,7 +175,7 @@ fn it_looks_well(page: &mut Browser) {
     // The choice of the reader is above the system's.
     page.press("t");
     page.wait(&format!("{ground} === {light}"));
-    for (key, view) in [("2", "workers"), ("3", "interfaces"), ("4", "events")] {
+    for (key, view) in [("2", "workers"), ("3", "interfaces"), ("4", "events"), ("5", "reflectors")] {
         page.press(key);
         page.wait(&format!("!document.querySelector('#panel-{view}').hidden"));
         page.picture(view);

@@ -6,9 +6,11 @@ export const SLOTS = 120;
 /** For how many looks a drop makes a rule red. */
 const RED_LOOKS = 60;
 const EVENTS_MAX = 200;
+/** Counters of a reflector's frames that were lost on their way in or back. */
+const LOST = ["tx_full", "tx_error", "rx_ring_drop", "rx_invalid_desc"];
 
 export const state = {
-  rules: [], workers: [], interfaces: [], inputs: [], events: [],
+  rules: [], workers: [], interfaces: [], inputs: [], reflectors: [], events: [],
   totals: { in: 0, bits: 0, out: 0, drops: 0 }, series: { in: [], out: [], drops: [] },
   history: new Map(), version: null, problem: "connecting", time: 0,
 };
@@ -67,6 +69,16 @@ function take(rules, stats) {
   });
   for (const id of state.history.keys()) if (!now.drops.has(id)) state.history.delete(id);
   state.inputs = stats.inputs;
+  now.reflectors = new Map();
+  const reflectors = (stats.reflectors ?? []).map((one) => {
+    const lost = LOST.reduce((all, name) => all + (one.counters[name] ?? 0), 0);
+    const old = before?.reflectors.get(one.name) ?? { reflected: one.counters.reflected, lost };
+    now.reflectors.set(one.name, { reflected: one.counters.reflected, lost });
+    const rate = seconds > 0 ? Math.max(0, one.counters.reflected - old.reflected) / seconds : 0;
+    return { ...one, lost, rate, losing: lost > old.lost };
+  });
+  // A document that is seen twice has no rates.
+  if (!same) state.reflectors = reflectors;
   const dropsOf = (all, drops) => all + drops;
   now.all = [...now.drops.values()].reduce(dropsOf, 0) + stats.inputs.reduce((all, input) => all + sum(input.drops), 0);
   if (!same) {

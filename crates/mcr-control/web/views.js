@@ -153,4 +153,14 @@ const events = plain({
     ["input wide", "Why", (event) => [event.address, event.count, event.reason].filter(Boolean).join(" ")]],
 });
 
-export const VIEWS = [rules, workers, interfaces, events];
+const reflectors = plain({
+  name: "reflectors", title: "Reflectors", empty: "No reflectors. Add one with mcrctl reflect add INTERFACE",
+  items: () => state.reflectors, key: (one) => one.name,
+  health: (one) => (one.state !== "active" || one.losing ? "bad" : one.lost > 0 || one.restarts > 0 ? "warn" : "good"),
+  columns: [["name", "Reflector", (one) => one.name], ["state", "State", (one) => WORDS[one.state] ?? one.state], ["input", "Interface", (one) => one.interface],
+    ["num rate", "Sends back", (one) => pps(one.rate)], ["num", "Reflected", (one) => count(one.counters.reflected)], ["num", "Rejected", (one) => count(sum(one.rejected))],
+    ["num drops", "Lost", (one) => count(one.lost)], ["num", "p99", (one) => (one.latency ? `${(one.latency.p99_ns / 1000).toFixed(1)} \u00b5s` : "")],
+    ["input wide", "How", (one) => [one.platform, `mode ${one.mode}`, one.reason].filter(Boolean).join(", ")]],
+});
+
+export const VIEWS = [rules, workers, interfaces, events, reflectors];

@@ -23,7 +23,7 @@ pub(crate) fn press(model: &mut Model, key: KeyEvent) -> bool {
         KeyCode::Esc => return false,
         KeyCode::Tab | KeyCode::Right => turn(model, 1),
         KeyCode::BackTab | KeyCode::Left => turn(model, Tab::ALL.len() - 1),
-        KeyCode::Char(digit @ '1'..='4') => show(model, Tab::ALL[digit as usize - '1' as usize]),
+        KeyCode::Char(digit @ '1'..='5') => show(model, Tab::ALL[digit as usize - '1' as usize]),
         KeyCode::Up | KeyCode::Char('k') => walk(model, -1),
         KeyCode::Down | KeyCode::Char('j') => walk(model, 1),
         KeyCode::PageUp => walk(model, -PAGE),
@@ -78,6 +78,7 @@ fn walk(model: &mut Model, steps: isize) {
             (_, Tab::Events) => model.events.len(),
             (Some(look), Tab::Workers) => look.workers.len(),
             (Some(look), Tab::Interfaces) => look.interfaces.len(),
+            (Some(look), Tab::Reflectors) => look.stats.reflectors.len(),
             (Some(_), Tab::Rules) => {
                 model.opened.map_or(0, |rule| model.outputs(rule).len() + model.flows(rule).len())
             }

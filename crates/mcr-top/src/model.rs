@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use mcr_proto::{
-    message::RuleState,
+    message::{ReflectView, RuleState},
     rpc::{Event, FlowStats, OutputStats, RuleInfo, RuleStats, Stats},
     rule::RuleId,
 };
@@ -21,10 +21,12 @@ pub(crate) enum Tab {
     Workers,
     Interfaces,
     Events,
+    Reflectors,
 }
 
 impl Tab {
-    pub(crate) const ALL: [Self; 4] = [Self::Rules, Self::Workers, Self::Interfaces, Self::Events];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Rules, Self::Workers, Self::Interfaces, Self::Events, Self::Reflectors];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -32,6 +34,7 @@ impl Tab {
             Self::Workers => "Workers",
             Self::Interfaces => "Interfaces",
             Self::Events => "Events",
+            Self::Reflectors => "Reflectors",
         }
     }
 }
@@ -227,6 +230,21 @@ impl Model {
         Drops { total, rate: rate(before.map_or(total, sum), total, seconds) }
     }
 
+    /// The reflectors, with the frames each sends back a second and what it lost.
+    pub(crate) fn reflectors(&self) -> Vec<(&ReflectView, f64, Drops)> {
+        let Some(look) = &self.look else { return Vec::new() };
+        let before = self.before.as_ref();
+        let seconds = before.map_or(0.0, |before| seconds_between(before, &look.stats));
+        let each = look.stats.reflectors.iter().map(|now| {
+            let old = before.and_then(|stats| stats.reflectors.iter().find(|old| old.name == now.name));
+            let old = old.unwrap_or(now);
+            let reflected = rate(counted(old, &["reflected"]), counted(now, &["reflected"]), seconds);
+            let total = counted(now, &LOST);
+            (now, reflected, Drops { total, rate: rate(counted(old, &LOST), total, seconds) })
+        });
+        each.collect()
+    }
+
     /// The place of the selected rule among `rows`; the first where it is not among them.
     pub(crate) fn selected_place(&self, rows: &[Row<'_>]) -> usize {
         rows.iter().position(|row| Some(row.info.id) == self.selected).unwrap_or(0)
@@ -246,6 +264,13 @@ impl Model {
         self.selected = self.opened;
         self.scroll = 0;
     }
+}
+
+/// Frames of a reflector that were lost on their way in or back.
+const LOST: [&str; 4] = ["tx_full", "tx_error", "rx_ring_drop", "rx_invalid_desc"];
+
+fn counted(reflector: &ReflectView, names: &[&str]) -> u64 {
+    names.iter().filter_map(|name| reflector.counters.get(*name)).sum()
 }
 
 fn dropped(rule: &RuleStats) -> u64 {

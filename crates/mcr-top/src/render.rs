@@ -41,6 +41,7 @@ pub(crate) fn render(model: &Model, frame: &mut Frame<'_>) {
             Tab::Workers => lists::workers(model, frame, body),
             Tab::Interfaces => lists::interfaces(model, frame, body),
             Tab::Events => lists::events(model, frame, body),
+            Tab::Reflectors => lists::reflectors(model, frame, body),
         }
     }
     frame.render_widget(foot_line(model), foot);

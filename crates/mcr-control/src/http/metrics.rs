@@ -1,7 +1,9 @@
 //! `/metrics`: every counter under its name in Prometheus. docs/operations.md says what raises each.
 //!
-//! Labels are what the configuration names: rules, outputs, interfaces, workers, and reasons of a fixed list. Flows and senders are
+//! Labels are what the configuration names: rules, outputs, reflectors, interfaces, classes, workers, and reasons of a fixed list. Flows and senders are
 //! counted, not named. Beyond [`OUTPUTS_MAX`] outputs their series are left out, and a metric says how many.
+
+mod reflectors;
 
 use hyper::StatusCode;
 use mcr_metrics::{
@@ -11,7 +13,10 @@ use mcr_metrics::{
 };
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
-    message::{Fault, InputView, InterfaceView, OutputView, RuleState, RuleView, WorkerState, WorkerView},
+    message::{
+        Fault, InputView, InterfaceView, OutputView, ReflectView, RuleState, RuleView, WorkerState,
+        WorkerView,
+    },
     rpc::PROTOCOL,
     rule::RuleName,
 };
@@ -36,6 +41,7 @@ pub(super) struct Looked {
     pub(super) inputs: Vec<InputView>,
     pub(super) workers: Vec<WorkerView>,
     pub(super) interfaces: Vec<InterfaceView>,
+    pub(super) reflectors: Vec<ReflectView>,
 }
 
 impl Web {
@@ -59,6 +65,7 @@ impl Web {
             inputs: supervisor.inputs().await?,
             workers: supervisor.workers().await?,
             interfaces: supervisor.interfaces().await?,
+            reflectors: supervisor.reflectors(None).await?,
         };
         stats::check(&looked.rules, &looked.inputs, self.service.segments.len())?;
         Ok(looked)
@@ -101,6 +108,7 @@ pub(super) fn render(looked: &Looked, segments: &[Segment], now_ns: u64) -> Stri
     input_series(&mut text, &looked.inputs, segments);
     worker_series(&mut text, &looked.workers, segments, now_ns);
     interface_series(&mut text, &looked.interfaces);
+    reflectors::series(&mut text, &looked.reflectors);
     text.finish()
 }
 
@@ -252,9 +260,7 @@ fn input_series(text: &mut Exposition, inputs: &[InputView], segments: &[Segment
     let mut each = |name, kind, help, value: &dyn Fn(&InputView) -> Value| {
         let mut family = text.family(name, kind, help);
         for input in inputs {
-            let labels: [(_, &dyn std::fmt::Display); 3] =
-                [("worker", &input.worker.0), ("interface", &input.interface), ("datapath", &input.datapath)];
-            family.sample(&labels, value(input));
+            family.sample(&input_labels(input), value(input));
         }
     };
     each("mcr_input_open", Kind::Gauge, "Whether a socket is open for the input.", &|input| {
@@ -272,15 +278,22 @@ fn input_series(text: &mut Exposition, inputs: &[InputView], segments: &[Segment
     let mut family = text.family("mcr_input_drops_total", Kind::Counter, help);
     for input in inputs {
         for reason in InputDrop::ALL {
-            let labels: [(_, &dyn std::fmt::Display); 4] = [
-                ("worker", &input.worker.0),
-                ("interface", &input.interface),
-                ("datapath", &input.datapath),
-                ("reason", &reason.name()),
-            ];
+            let name = reason.name();
+            let mut labels = input_labels(input);
+            labels.push(("reason", &name));
             family.sample(&labels, counters(input).dropped(*reason));
         }
     }
+}
+
+/// Only inputs of a class say which.
+fn input_labels(input: &InputView) -> Vec<(&'static str, &dyn std::fmt::Display)> {
+    let mut labels: Vec<(_, &dyn std::fmt::Display)> =
+        vec![("worker", &input.worker.0), ("interface", &input.interface), ("datapath", &input.datapath)];
+    if let Some(class) = &input.class {
+        labels.extend([("class", &class.name as &dyn std::fmt::Display), ("class_by", &class.by)]);
+    }
+    labels
 }
 
 fn worker_series(text: &mut Exposition, workers: &[WorkerView], segments: &[Segment], now_ns: u64) {

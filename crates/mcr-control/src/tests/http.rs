@@ -11,8 +11,12 @@ use std::{
 };
 
 use mcr_proto::{
-    message::{Event, EventKind, EventWhat, Reply, Request, RuleState, ToControl, WorkerState, WorkerView},
-    plan::{Generation, OutputSlot, RuleSlot, WorkerIndex},
+    message::{
+        ClassBy, Event, EventKind, EventWhat, InputClass, InputView, ReflectLatency, ReflectView, Reply,
+        Request, RuleState, ToControl, WorkerState, WorkerView,
+    },
+    plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
+    reflect::{Reflect, ReflectMode},
     rule::Datapath,
 };
 use serde_json::{Value, json};
@@ -114,7 +118,7 @@ fn metrics_are_the_counters_under_their_names() {
     first.output(OutputSlot(2)).copies.add(9);
     first.output(OutputSlot(2)).drops[0].add(1);
     first.output(OutputSlot(2)).send_errors.add(1, 1);
-    second.input(mcr_proto::plan::InputSlot(3)).matched.add(15);
+    second.input(InputSlot(3)).matched.add(15);
     let got = get(&stage, "/metrics");
     assert_eq!(got.status, 200);
     assert!(got.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", got.head);
@@ -151,6 +155,79 @@ fn metrics_are_the_counters_under_their_names() {
         assert!(!got.body.contains(&format!("{absent}{{rule=\"r2\"}}")), "no datagram, no {absent}");
     }
     stage.stop();
+}
+
+#[test]
+fn metrics_have_reflectors_and_say_the_class_of_an_input() {
+    let classed = |slot, class: &str, by| InputView {
+        class: Some(InputClass { name: class.into(), by }),
+        ..input(slot, 0, "eth0", Datapath::Packet)
+    };
+    let inputs = vec![
+        input(0, 0, "eth0", Datapath::Packet),
+        classed(1, "voice", ClassBy::Dscp),
+        classed(2, "voice", ClassBy::Rule),
+    ];
+    let mut rest = holding(vec![rule(1)], inputs, 10);
+    let stage = Stage::new(Limits::default(), move |request| match request {
+        Request::ReflectList { .. } => {
+            Some(Ok(Reply::Reflectors { reflectors: vec![reflector()], more: false }))
+        }
+        other => rest(other),
+    });
+    stage.segments[0].input(InputSlot(1)).matched.add(7);
+    let got = get(&stage, "/metrics");
+    for line in [
+        "mcr_input_matched_total{worker=\"0\",interface=\"eth0\",datapath=\"packet\"} 0",
+        "mcr_input_matched_total{worker=\"0\",interface=\"eth0\",datapath=\"packet\",class=\"voice\",class_by=\"dscp\"} 7",
+        "mcr_input_open{worker=\"0\",interface=\"eth0\",datapath=\"packet\",class=\"voice\",class_by=\"rule\"} 1",
+        "mcr_reflector_state{reflector=\"bench\",state=\"active\"} 1",
+        "mcr_reflector_state{reflector=\"bench\",state=\"failed\"} 0",
+        "mcr_reflector_info{reflector=\"bench\",interface=\"eth2\",port=\"3842\",mode=\"mac\",platform=\"packet\"} 1",
+        "mcr_reflector_received_total{reflector=\"bench\"} 30",
+        "mcr_reflector_reflected_total{reflector=\"bench\"} 20",
+        "mcr_reflector_rejected_total{reflector=\"bench\",reason=\"port\"} 8",
+        "mcr_reflector_signatures_total{reflector=\"bench\",signature=\"probe\"} 20",
+        "mcr_reflector_drops_total{reflector=\"bench\",reason=\"tx_full\"} 2",
+        "mcr_reflector_drops_total{reflector=\"bench\",reason=\"rx_ring_drop\"} 0",
+        "mcr_reflector_restarts_total{reflector=\"bench\"} 1",
+        "mcr_reflector_turn_round_seconds{reflector=\"bench\",percentile=\"99.9\"} 0.0005",
+    ] {
+        assert!(got.body.lines().any(|found| found == line), "{line} is missing in\n{}", got.body);
+    }
+    stage.stop();
+}
+
+fn reflector() -> ReflectView {
+    let named =
+        |counts: &[(&str, u64)]| counts.iter().map(|(name, count)| ((*name).into(), *count)).collect();
+    let mut options = Reflect::new("eth2".parse().expect("a name"));
+    options.mode = ReflectMode::Mac;
+    ReflectView {
+        name: "bench".into(),
+        interface: options.interface,
+        port: 3842,
+        mode: options.mode,
+        state: RuleState::Active,
+        reason: None,
+        platform: Some("packet".into()),
+        pid: Some(9),
+        restarts: 1,
+        options,
+        counters: named(&[("received", 30), ("reflected", 20), ("tx_full", 2)]),
+        rejected: named(&[("port", 8)]),
+        signatures: named(&[("probe", 20)]),
+        latency: Some(ReflectLatency {
+            count: 20,
+            min_ns: 1,
+            mean_ns: 2,
+            p50_ns: 3,
+            p90_ns: 4,
+            p99_ns: 5,
+            p999_ns: 500_000,
+            max_ns: 600_000,
+        }),
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Workers, interfaces, events.
+//! Workers, interfaces, reflectors, events.
 
 use mcr_proto::{
-    message::{EventKind, EventWhat, WorkerState},
+    message::{EventKind, EventWhat, RuleState, WorkerState},
     rpc::Event,
 };
 use ratatui::{
@@ -13,7 +13,10 @@ use ratatui::{
 };
 
 use super::{BAD, BOLD, DIM, GOOD, NARROW, WARN};
-use crate::{model::Model, text::time};
+use crate::{
+    model::Model,
+    text::{human, time},
+};
 
 fn table<'a>(
     rows: impl IntoIterator<Item = Row<'a>>,
@@ -99,6 +102,53 @@ pub(super) fn interfaces(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         ("ADDRESSES", Constraint::Fill(1)),
     ];
     table(rows, if narrow { &columns[..3] } else { &columns }, frame, area);
+}
+
+/// Those that do not reflect say why in place of their figures.
+pub(super) fn reflectors(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let reflectors = model.reflectors();
+    if reflectors.is_empty() {
+        let text = "No reflectors; `mcrctl reflect add INTERFACE` makes one.";
+        frame.render_widget(Paragraph::new(text).wrap(ratatui::widgets::Wrap { trim: true }), area);
+        return;
+    }
+    let narrow = area.width < NARROW;
+    let rows = reflectors.iter().skip(model.scroll).map(|(reflector, pps, lost)| {
+        let style = match reflector.state {
+            RuleState::Active => GOOD,
+            RuleState::Failed => BAD,
+            _ => WARN,
+        };
+        let rejected: u64 = reflector.rejected.values().sum();
+        let loss = if lost.rate > 0.0 { BAD } else { Style::new() };
+        let mut cells = vec![
+            Line::from(reflector.name.clone()),
+            Line::styled(reflector.state.to_string(), style),
+            Line::from(human(pps.round())),
+            Line::styled(human(lost.total as f64), loss),
+        ];
+        if !narrow {
+            let p99 =
+                reflector.latency.map(|latency| format!("{}us", human((latency.p99_ns / 1_000) as f64)));
+            let platform = reflector.platform.clone().or_else(|| reflector.reason.clone());
+            cells.push(Line::from(human(rejected as f64)));
+            cells.push(Line::from(p99.unwrap_or_else(|| "-".into())));
+            cells.push(Line::from(reflector.interface.to_string()));
+            cells.push(Line::from(platform.unwrap_or_else(|| "-".into())));
+        }
+        Row::new(cells)
+    });
+    let columns = [
+        ("REFLECTOR", Constraint::Length(16)),
+        ("STATE", Constraint::Length(10)),
+        ("FRAMES/S", Constraint::Length(8)),
+        ("LOST", Constraint::Length(6)),
+        ("REJECTED", Constraint::Length(8)),
+        ("P99", Constraint::Length(7)),
+        ("INTERFACE", Constraint::Length(10)),
+        ("PLATFORM", Constraint::Fill(1)),
+    ];
+    table(rows, if narrow { &columns[..4] } else { &columns }, frame, area);
 }
 
 /// The newest first; scrolling goes back in time.

@@ -126,7 +126,7 @@ fn at_80_by_24_rules_are_sorted_by_rate_with_what_they_drop() {
         lines(&picture)[..6],
         [
             "mcr  3 rules  31.3k pps  250Mbit/s  10 drops/s",
-            " 1 Rules  2 Workers  3 Interfaces  4 Events",
+            " 1 Rules  2 Workers  3 Interfaces  4 Events  5 Reflectors",
             "RULE         STATE          PPS   BIT/S  DROP/S  DROPPED OUT INPUT",
             "video        active       31.2k    250M       0        0   1 239.1.1.2:5000@eth0",
             "slow         active          10   80.0k      10       25   1 239.1.1.1:5000@eth0",
@@ -283,6 +283,56 @@ fn the_other_tabs_show_workers_interfaces_and_events() {
     assert_eq!(colour(&picture, "01:01:01"), Color::Yellow);
 }
 
+/// At a time in seconds: frames reflected, frames lost.
+fn with_reflector(seconds: u64, reflected: u64, lost: u64) -> Update {
+    let Update::Look(mut look) = look(seconds, &[]) else { panic!("a look") };
+    let bench = json!({
+        "name": "bench-port", "interface": "eth2", "port": 3842, "mode": "all", "state": "active", "reason": null,
+        "platform": "xdp-native", "pid": 7, "restarts": 0, "options": { "interface": "eth2" },
+        "counters": { "received": reflected + 12, "reflected": reflected, "rx_ring_drop": lost, "tx_full": 0 },
+        "rejected": { "port": 5, "runt": 7 }, "signatures": {},
+        "latency": {
+            "count": 9, "min_ns": 900, "mean_ns": 2000, "p50_ns": 1900, "p90_ns": 3000, "p99_ns": 8400, "p999_ns": 9000,
+            "max_ns": 9100,
+        },
+    });
+    let mut waits = bench.clone();
+    for (key, value) in [
+        ("name", json!("other")),
+        ("state", json!("unresolved")),
+        ("reason", json!("the interface does not exist")),
+        ("platform", json!(null)),
+        ("latency", json!(null)),
+    ] {
+        waits[key] = value;
+    }
+    look.stats.reflectors = serde_json::from_value(json!([bench, waits])).expect("reflectors");
+    Update::Look(look)
+}
+
+#[test]
+fn reflectors_show_what_they_send_back_and_lose() {
+    let mut model = Model::new(String::new());
+    model.update(look(1, &[]));
+    keys(&mut model, "5");
+    assert!(lines(&draw(&model, 80, 24))[2].starts_with("No reflectors"));
+    model.update(with_reflector(2, 1_000, 3));
+    model.update(with_reflector(4, 21_000, 5));
+    let picture = draw(&model, 80, 24);
+    assert_eq!(
+        lines(&picture)[2..5],
+        [
+            "REFLECTOR        STATE      FRAMES/S LOST   REJECTED P99     INTERFACE  PLATFORM",
+            "bench-port       active     10.0k    5      12       8us     eth2       xdp-nati",
+            "other            unresolved 10.0k    5      12       -       eth2       the inte",
+        ]
+    );
+    assert_eq!((colour(&picture, "active"), colour(&picture, "unresolved")), (Color::Green, Color::Yellow));
+    assert_eq!(colour(&picture, "5      12"), Color::Red, "it loses now");
+    model.update(with_reflector(5, 21_000, 5));
+    assert_eq!(colour(&draw(&model, 80, 24), "5      12"), Color::Reset);
+}
+
 #[test]
 fn a_daemon_that_is_gone_is_said_so_over_what_was_last_seen() {
     let mut model = Model::new("/run/mcr/mcrd.sock".into());
@@ -302,7 +352,7 @@ fn a_daemon_that_is_gone_is_said_so_over_what_was_last_seen() {
 #[test]
 fn no_size_is_too_small_to_draw() {
     let mut model = model();
-    for tab in ["1", "2", "3", "4", "1\n"] {
+    for tab in ["1", "2", "3", "4", "5", "1\n"] {
         keys(&mut model, tab);
         for (width, height) in [(1, 1), (2, 3), (10, 4), (200, 2), (300, 100)] {
             draw(&model, width, height);

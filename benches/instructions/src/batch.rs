@@ -54,7 +54,7 @@ fn engine() -> Engine {
     let mut engine = Engine::new(BATCH as usize);
     engine.apply(PlanOp::Put(Route {
         rule: RuleSlot(0),
-        input: ORIGIN.socket,
+        inputs: vec![ORIGIN.socket],
         source: None,
         address: [239, 1, 1, 1].into(),
         port: 5000,

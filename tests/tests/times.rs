@@ -79,7 +79,7 @@ in_worker_cells! {
             let payloads = source::payloads(round, [300; 20]);
             source.send(&payloads);
             sink.expect(&payloads);
-            gaps.push(timed(&mut bed, 20 * (u64::from(round) + 1)).gap_max_ns.unwrap());
+            gaps.push(timed(&mut bed, 20 * (round + 1)).gap_max_ns.unwrap());
             let params = mcr_proto::rpc::RuleParams { rule: rule.clone() };
             let _: serde_json::Value = bed.client.call(method::RULE_DISABLE, &params).unwrap();
             let_pass(Duration::from_secs(2));

@@ -232,6 +232,17 @@ macro_rules! in_packet_cells {
     };
 }
 
+/// As [`in_every_cell`], for what holds where frames are seen.
+#[macro_export]
+macro_rules! in_frame_cells {
+    ($(fn $name:ident($cell:ident) $body:block)+) => {
+        $crate::in_cells! {
+            packet_uring = PACKET_URING, packet_syscalls = PACKET_SYSCALLS, kernel = KERNEL;
+            $(fn $name($cell) $body)+
+        }
+    };
+}
+
 /// As [`in_every_cell`], for what only the `udp` path does.
 #[macro_export]
 macro_rules! in_udp_cells {

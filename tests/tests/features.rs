@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, num::NonZeroU64, thread};
 
 use mcr_e2e::{
-    Bed, Sink, Source, StopOnDrop, in_every_cell, in_packet_cells, in_udp_cells, in_worker_cells, law, source,
+    Bed, Sink, Source, StopOnDrop, in_every_cell, in_frame_cells, in_udp_cells, in_worker_cells, law, source,
 };
 use mcr_gen::{Progress, Receiver, RecvOptions, SendOptions, Sender, Stop};
 use mcr_lab::{Namespace, veth};
@@ -257,6 +257,7 @@ in_every_cell! {
     }
 }
 
+// The `kernel` path carries neither loop=on nor rate caps.
 in_worker_cells! {
     fn local_listeners_get_copies_only_of_outputs_with_loop_on(cell) {
         let mut bed = Bed::new(cell, 1);
@@ -305,7 +306,7 @@ in_udp_cells! {
     }
 }
 
-in_packet_cells! {
+in_frame_cells! {
     fn each_fragment_is_dropped_and_counted(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("rule", INPUT, &["239.2.2.2:6000@out0"]);

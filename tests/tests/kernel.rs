@@ -1,6 +1,8 @@
 //! The kernel data path as a user meets it: when it is taken, and when not; next hops, moves and ends.
 #![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
 
+use std::{cell::Cell as Count, fs};
+
 use mcr_e2e::{
     Bed, Cell, Sink, Source,
     daemon::{self, Daemon, DaemonOptions},
@@ -8,6 +10,7 @@ use mcr_e2e::{
     source::payloads,
     traffic_lock,
 };
+use mcr_ebpf::Loaded;
 use mcr_lab::{Line, Namespace, require};
 use mcr_proto::{
     message::{Diagnosis, RuleState},
@@ -187,14 +190,131 @@ fn a_listener_of_the_relay_host_gets_its_datagrams_too() {
     bed.finish();
 }
 
+/// The ids of what a process holds of eBPF.
+fn held(pid: u32) -> Loaded {
+    let mut held = Loaded::default();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        let id = |name: &str| -> Option<u32> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(|id| id.trim().parse().unwrap())
+        };
+        held.programs.extend(id("prog_id"));
+        held.maps.extend(id("map_id"));
+        held.links.extend(id("link_id"));
+    }
+    held
+}
+
 #[test]
-fn a_killed_daemon_leaves_no_program() {
+fn a_killed_daemon_leaves_no_program_map_or_link() {
     let Some(()) = require::netns() else { return };
     let _lock = traffic_lock::take();
     let mut bed = Bed::new(Cell::KERNEL, 1);
-    assert_eq!(programs(&bed.line.relay, "in0"), 0, "an idle daemon has none");
+    assert_eq!(programs(&bed.line.relay, "in0"), 0);
+    assert_eq!(held(bed.daemon.pid()), Loaded::default(), "an idle daemon has none");
     bed.add("rule", INPUT, &[OUTPUT]);
     assert_eq!(programs(&bed.line.relay, "in0"), 1);
+    let held = held(bed.daemon.pid());
+    assert!(!held.programs.is_empty() && held.maps.len() >= 7 && held.links.len() == 1, "{held:?}");
+    let now = mcr_ebpf::loaded();
+    assert!(held.programs.is_subset(&now.programs), "{held:?} {now:?}");
+    assert!(held.maps.is_subset(&now.maps), "{held:?} {now:?}");
+    assert!(held.links.is_subset(&now.links), "{held:?} {now:?}");
     daemon::signal(bed.daemon.pid(), Signal::SIGKILL);
-    eventually("the program is gone", || programs(&bed.line.relay, "in0") == 0);
+    eventually("program, maps and link are gone", || {
+        let now = mcr_ebpf::loaded();
+        programs(&bed.line.relay, "in0") == 0
+            && held.programs.is_disjoint(&now.programs)
+            && held.maps.is_disjoint(&now.maps)
+            && held.links.is_disjoint(&now.links)
+    });
+}
+
+#[test]
+fn an_output_that_is_made_again_is_sent_to_again_and_what_it_missed_is_counted() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let mut bed = Bed::new(Cell::KERNEL, 2);
+    bed.add("rule", INPUT, &[OUTPUT, "239.2.2.3:6001@out1"]);
+    let (steady, source) = (bed.sink(1, "239.2.2.3:6001@dst1"), bed.source(TO));
+    let rounds: Vec<_> = (1..=3).map(|seed| payloads(seed, [100; 5])).collect();
+    source.send(&rounds[0]);
+    steady.expect(&rounds[0]);
+    bed.line.relay.delete_link("out0").unwrap();
+    eventually("the output is unresolved", || {
+        bed.client.rules(None).unwrap()[0].output_states[0].state == RuleState::Unresolved
+    });
+    source.send(&rounds[1]);
+    steady.expect(&rounds[1]);
+    mcr_lab::veth((&bed.line.relay, "out0"), (&bed.line.sinks[0], "dst0")).unwrap();
+    for (net, name, address) in
+        [(&bed.line.relay, "out0", "10.2.0.1"), (&bed.line.sinks[0], "dst0", "10.2.0.2")]
+    {
+        net.set_up(name).unwrap();
+        net.add_address(name, address.parse().unwrap(), 24).unwrap();
+    }
+    bed.wait_active("rule");
+    let sink = bed.sink(0, LISTEN);
+    source.send(&rounds[2]);
+    sink.expect(&rounds[2]);
+    steady.expect(&rounds[2]);
+    let stats = bed.at_rest();
+    let outputs = &law::rule(&stats, "rule").outputs;
+    assert_eq!((outputs[0].copies, law::drops(&outputs[0])["no_route"]), (10, 5));
+    assert_eq!((outputs[1].copies, law::drops(&outputs[1]).len()), (15, 0));
+}
+
+#[test]
+fn a_route_that_changes_is_followed_and_one_or_a_next_hop_that_vanishes_is_counted() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let line = Line::with_outputs(2).unwrap();
+    let far = Some(("192.0.2.0".parse().unwrap(), 24));
+    let [via0, via1] = ["10.2.0.2", "10.3.0.2"].map(|via| via.parse().unwrap());
+    for (sink, ifname) in line.sinks.iter().zip(["dst0", "dst1"]) {
+        sink.add_address(ifname, "192.0.2.1".parse().unwrap(), 24).unwrap();
+    }
+    line.relay.add_route(far, Some(via0), "out0").unwrap();
+    let daemon = Daemon::start(&line.relay, &Cell::KERNEL.daemon(1));
+    let mut client = daemon.client();
+    let added = client.rule_add(&Cell::KERNEL.rule("rule", INPUT, &["192.0.2.1:6000"])).unwrap().rule;
+    assert_eq!(added.state, RuleState::Active, "{added:?}");
+    let source = Source::open(&line.source, "10.1.0.1:0", TO);
+    let sinks = [0, 1].map(|index| Sink::open(&line.sinks[index], "192.0.2.1:6000"));
+    let sent = Count::new(0);
+    let send = || {
+        source.send(&payloads(1, [50]));
+        sent.set(sent.get() + 1);
+    };
+    let arrives = |index: usize| {
+        eventually(&format!("copies arrive at sink {index}"), || {
+            send();
+            !sinks[index].drain().is_empty()
+        });
+    };
+    let mut is_counted = |reason: &str| {
+        eventually(&format!("copies are counted as {reason}"), || {
+            send();
+            let stats = law::at_rest(&mut client);
+            law::drops(&law::rule(&stats, "rule").outputs[0]).contains_key(reason)
+        });
+    };
+    arrives(0);
+    line.relay.delete_route(far, Some(via0), "out0").unwrap();
+    is_counted("no_route");
+    sinks[0].drain();
+    line.relay.add_route(far, Some(via1), "out1").unwrap();
+    arrives(1);
+    sinks[0].expect_nothing_more();
+    // Who has gone answers no more.
+    line.sinks[1].delete_address("dst1", via1, 24).unwrap();
+    line.relay.delete_neighbour("out1", via1).unwrap();
+    is_counted("no_neighbour");
+    line.sinks[1].add_address("dst1", via1, 24).unwrap();
+    sinks[1].drain();
+    arrives(1);
+    let stats = law::at_rest(&mut client);
+    assert_eq!(law::rule(&stats, "rule").datagrams, sent.get());
+    daemon.stop();
 }

@@ -31,6 +31,7 @@ fn send(bed: &Bed, to: &str) {
     bed.source(to).send(&source::payloads(1, sizes));
 }
 
+// The `kernel` path carries no rules that lead back to their input.
 in_worker_cells! {
     fn a_group_relayed_to_itself_over_networks_that_are_joined_is_sent_once(cell) {
         let mut bed = Bed::new(cell, 1);

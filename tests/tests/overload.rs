@@ -22,6 +22,7 @@ fn relayed(bed: &mut Bed) -> u64 {
     law::rule(&law::read(&mut bed.client), "fan").datagrams
 }
 
+// The `kernel` path has no worker that could be overloaded.
 in_worker_cells! {
     fn an_overloaded_worker_relays_on_and_what_it_cannot_take_is_counted(cell) {
         let mut bed = Bed::new(cell, 1);

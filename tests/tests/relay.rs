@@ -207,6 +207,7 @@ in_every_cell! {
     }
 }
 
+// The `kernel` path does not translate between IPv4 and IPv6.
 in_worker_cells! {
     fn an_ipv4_group_comes_out_as_ipv6(cell) {
         one_to_one(cell, "239.1.1.1:5000@in0", "239.1.1.1:5000", "[fd00:2::2]:6000", "[fd00:2::2]:6000");

@@ -67,7 +67,7 @@ struct headers {
 
 static inline_always __u32 load16(const void *at)
 {
-	return be16(*(const __u16 *)at);
+	return ntohs(*(const __u16 *)at);
 }
 
 static inline_always int is_tag(const struct selection *want, __u32 ether_type)
@@ -304,9 +304,9 @@ static noinline enum verdict auto_mode(const struct selection *want, const struc
 	if (verdict != OURS)
 		return verdict;
 	switch (headers->protocol) {
-	case 1: /* ICMP */
-	case 2: /* IGMP */
-	case 58: /* ICMPv6 */
+	case IP_ICMP:
+	case IP_IGMP:
+	case IP_ICMPV6:
 		return PASS_PROTOCOL;
 	case IP_UDP:
 		if (datagram != OURS)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* What xsk.c and its loader (src/xsk) agree on, and what that program needs of the kernel besides. */
 #pragma once
-#include "kernel.h"
+#include "net.h"
 
 /* Why a frame goes to the stack; the order is that of the counters. The names are those of the reflector's own reasons. */
 enum verdict {
@@ -90,7 +90,7 @@ struct arrival {
 };
 #define ARRIVAL_MAGIC 0x4d435258 /* "MCRX" */
 
-/* linux/bpf.h, linux/if_ether.h, linux/in.h */
+/* linux/bpf.h */
 struct xdp_md {
 	__u32 data;
 	__u32 data_end;
@@ -101,7 +101,6 @@ struct xdp_md {
 };
 enum { BPF_MAP_TYPE_XSKMAP = 17 };
 enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
-enum { ETH_IPV4 = 0x0800, ETH_IPV6 = 0x86dd, ETH_OAM = 0x8902, IP_TCP = 6, IP_UDP = 17 };
 
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
@@ -110,5 +109,3 @@ static long (*bpf_xdp_load_bytes)(struct xdp_md *context, __u32 offset, void *to
 static long (*bpf_xdp_adjust_meta)(struct xdp_md *context, int delta) = (void *)54;
 
 #define TEXT(a, b, c, d) ((__u32)(a) | (__u32)(b) << 8 | (__u32)(c) << 16 | (__u32)(d) << 24)
-#define noinline __attribute__((noinline))
-#define be16(x) ((__u16)__builtin_bswap16(x))

@@ -26,7 +26,7 @@ mod rule;
 
 pub use counts::Delta;
 pub use error::{AttachError, LoadError, UpdateError};
-pub use object::programs_at;
+pub use object::{Loaded, loaded, programs_at};
 pub use path::KernelPath;
 pub use rule::{Output, Rule, Way};
 

@@ -1,6 +1,6 @@
 //! One loaded object: its program, its maps by their types, its links. The only place that speaks with the loader library.
 
-use std::{ffi::CStr, io};
+use std::{collections::BTreeSet, ffi::CStr, io};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -129,6 +129,27 @@ pub fn programs_at(ifname: &str) -> io::Result<usize> {
     found.map(|(_, programs)| programs.len()).map_err(|error| {
         os_error(&error).map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
     })
+}
+
+/// What the kernel holds of eBPF, whoever loaded it, by its ids: those of `/proc/PID/fdinfo`. The kernel gives an id anew only when it
+/// has given all others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// `prog_id`.
+    pub programs: BTreeSet<u32>,
+    /// `map_id`.
+    pub maps: BTreeSet<u32>,
+    /// `link_id`.
+    pub links: BTreeSet<u32>,
+}
+
+/// Looks what is loaded; for tests and for looking around. What goes meanwhile is left out. Needs CAP_SYS_ADMIN.
+pub fn loaded() -> Loaded {
+    Loaded {
+        programs: aya::programs::loaded_programs().flatten().map(|info| info.id()).collect(),
+        maps: aya::maps::loaded_maps().flatten().map(|info| info.id()).collect(),
+        links: aya::programs::loaded_links().flatten().map(|info| info.id()).collect(),
+    }
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {

@@ -101,7 +101,31 @@ impl Kernel {
         }
     }
 
-    /// Takes a rule up, or exchanges what is there for it. From here on its datagrams are relayed.
+    /// Does everything for a rule to be taken up that takes time, so that [`Kernel::carry`] takes none; the frames of its input are seen
+    /// from here on.
+    pub(crate) fn prepare(&mut self, spec: &RuleSpec, network: &Snapshot) -> Result<(), KernelLack> {
+        let Some(link) = network.link_by_name(spec.input.interface.as_str()) else {
+            return Err(KernelLack::Refused);
+        };
+        self.open()?;
+        if self.rules.is_empty() {
+            self.listeners.read();
+        }
+        self.port(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
+        let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
+        path.attach(link.index).map_err(|error| {
+            warn!(input = %spec.input, "{error}");
+            match error {
+                mcr_ebpf::AttachError::NoTcx => {
+                    self.refusal = Some(error.to_string());
+                    KernelLack::Kernel
+                }
+                _ => KernelLack::Refused,
+            }
+        })
+    }
+
+    /// Takes a rule up that was prepared for, or exchanges what is there for it. From here on its datagrams are relayed.
     pub(crate) fn carry(
         &mut self,
         slot: RuleSlot,
@@ -114,25 +138,13 @@ impl Kernel {
             return Err(KernelLack::Refused);
         };
         let ifindex = link.index;
-        self.open()?;
-        if self.rules.is_empty() {
-            self.listeners.read();
-        }
         let port = self.port(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
         let (told, hops) = resolve(&self.listeners, port, spec, outputs, ifindex, network);
         let before = self.predecessors.remove(&slot).unwrap_or(slot);
         let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
-        path.succeed(before, slot, told.clone()).map_err(|error| lack_of_room(&error))?;
-        if let Err(error) = path.attach(ifindex) {
-            warn!(input = %spec.input, "{error}");
-            path.remove_rule(slot);
-            return Err(match error {
-                mcr_ebpf::AttachError::NoTcx => {
-                    self.refusal = Some(error.to_string());
-                    KernelLack::Kernel
-                }
-                _ => KernelLack::Refused,
-            });
+        if let Err(error) = path.succeed(before, slot, told.clone()) {
+            self.tidy();
+            return Err(lack_of_room(&error));
         }
         self.inputs.insert(ifindex, input);
         self.lingering.retain(|(lingering, ..)| *lingering != slot);

@@ -1,7 +1,10 @@
 //! Every field that a copy may have rewritten, byte for byte.
 
 use mcr_lab::require;
-use mcr_proto::endpoint::{Dscp, Ttl};
+use mcr_proto::{
+    counters::InputDrop,
+    endpoint::{Dscp, Ttl},
+};
 
 use crate::{
     frames::{Fields, SOURCE_MAC, build, pseudo_sum, read, v4},
@@ -152,21 +155,103 @@ fn a_partial_checksum_stays_partial_and_is_that_of_the_new_addresses() {
 }
 
 #[test]
-fn a_wrong_udp_checksum_stays_wrong() {
+fn a_wrong_or_forbidden_udp_checksum_is_counted_and_goes_nowhere() {
     let Some(()) = require::netns() else { return };
-    let mut rig = Rig::new(1);
-    rig.watch(&[OUT]);
-    let output = rig.output(0, 1, OUT);
-    rig.rule(1, IN, vec![output.clone()]);
-    let right = v4("10.1.0.1:4000", IN, 9, 0, b"damaged");
-    let mut damaged = right.clone();
-    *damaged.last_mut().unwrap() ^= 1;
-    rig.send(&right);
-    rig.send(&damaged);
-    let seen = rig.seen_at_first();
-    let mut expected = seen[0].frame.clone();
-    *expected.last_mut().unwrap() ^= 1;
-    assert_eq!(seen[1].frame, expected);
+    for ipv6 in [false, true] {
+        let mut rig = Rig::new(1);
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        rig.watch(&[to]);
+        let output = rig.output(0, 1, to);
+        rig.rule(1, input, vec![output]);
+        // With the header as long as one or two parts that are summed at a time, one byte more and one less; and odd ones.
+        for bytes in [0_usize, 1, 119, 120, 121, 247, 248, 249, 1400, 1401] {
+            rig.send(&build(&incoming(ipv6, &vec![0xa5; bytes])));
+        }
+        let right = build(&incoming(ipv6, &[0xa5; 1401]));
+        let udp = if ipv6 { 54 } else { 34 };
+        for at in [udp + 6, udp + 8, udp + 8 + 127, udp + 8 + 700, right.len() - 1] {
+            let mut damaged = right.clone();
+            damaged[at] ^= 1;
+            rig.send(&damaged);
+        }
+        let mut without = right.clone();
+        without[udp + 6..udp + 8].fill(0);
+        rig.send(&without);
+        // IPv6 has none without (RFC 8200, 8.1).
+        let (good, wrong) = if ipv6 { (10, 6) } else { (11, 5) };
+        assert_eq!(rig.seen_at_first().len(), good);
+        assert_eq!(rig.totals().input_drops, [(InputDrop::Checksum, wrong)]);
+    }
+}
+
+#[test]
+fn what_comes_out_of_a_tunnel_is_verified_by_the_sum_that_the_kernel_has_of_it() {
+    let Some(()) = require::netns() else { return };
+    for ipv6 in [false, true] {
+        let mut rig = Rig::new(1);
+        let relay = rig.line.relay.clone();
+        relay.vxlan("vx0", 7, [10, 1, 0, 2].into(), [10, 1, 0, 1].into()).unwrap();
+        relay.set_up("vx0").unwrap();
+        rig.input = relay.link_index("vx0").unwrap();
+        relay.enter(|| rig.path.attach(rig.input)).unwrap();
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        rig.watch(&[to]);
+        let outputs = vec![rig.output(0, 1, to), rig.output(0, 2, to)];
+        rig.rule(1, input, outputs);
+        let outside = relay.link("in0").unwrap().mac.unwrap();
+        let wrapped = |inner: &[u8]| {
+            build(&Fields {
+                macs: [outside, SOURCE_MAC],
+                source: "10.1.0.1:5555".parse().unwrap(),
+                destination: "10.1.0.2:4789".parse().unwrap(),
+                hop_limit: 9,
+                traffic_class: 0,
+                // RFC 7348, section 5: the flag that says that there is an identifier, and the identifier.
+                payload: [&[8, 0, 0, 0, 0, 0, 7, 0], inner].concat(),
+            })
+        };
+        // The checksum around each is right, so the kernel has summed the frame (CHECKSUM_COMPLETE).
+        let payloads = [0, 1, 17, 18, 100, 1000, 1301].map(|bytes| vec![0x5a; bytes]);
+        for payload in &payloads {
+            let inner = build(&incoming(ipv6, payload));
+            rig.send(&wrapped(&inner));
+            rig.send(&wrapped(&[&inner[..], b"padding"].concat()));
+            let mut damaged = inner;
+            *damaged.last_mut().unwrap() ^= 1;
+            rig.send(&wrapped(&damaged));
+        }
+        // They come by another queue than the mark.
+        let mut seen = Vec::new();
+        mcr_lab::wait_until(crate::rig::DEADLINE, "all have come", || {
+            seen.extend(rig.seen_at_first());
+            rig.totals().datagrams >= 21
+        })
+        .unwrap();
+        seen.extend(rig.seen_at_first());
+        let came: Vec<_> = seen.iter().map(|copy| read(copy).payload).collect();
+        let expected: Vec<_> = payloads.iter().flat_map(|payload| vec![payload.clone(); 4]).collect();
+        assert_eq!(came, expected);
+        let drops = &rig.totals().input_drops;
+        assert!(drops.iter().all(|(reason, _)| *reason == InputDrop::Checksum), "{drops:?}");
+        assert_eq!(drops.iter().map(|(_, count)| count).sum::<u64>(), 7);
+    }
+}
+
+#[test]
+fn bytes_behind_the_datagram_do_not_go_on() {
+    let Some(()) = require::netns() else { return };
+    for ipv6 in [false, true] {
+        let mut rig = Rig::new(1);
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        rig.watch(&[to]);
+        let output = rig.output(0, 1, to);
+        rig.rule(1, input, vec![output]);
+        let plain = build(&incoming(ipv6, b"padded"));
+        rig.send(&plain);
+        rig.send(&[&plain[..], &[0xee; 17]].concat());
+        let seen = rig.seen_at_first();
+        assert_eq!(seen[0].frame, seen[1].frame);
+    }
 }
 
 #[test]

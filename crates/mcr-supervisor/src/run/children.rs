@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::{Event, Supervisor};
 use crate::{
     child::{Happened, Role, Running},
-    health::{self, READY_WITHIN, SILENT_MAX},
+    health::{self, LOOK_EVERY, READY_WITHIN, SILENT_MAX},
     options::{Options, SupervisorError},
     state::State,
 };
@@ -26,6 +26,11 @@ impl Supervisor<'_> {
     /// Ends children that are stuck; their end is noted like any other.
     pub(super) fn look_after_children(&mut self) {
         let now = Instant::now();
+        // While this loop was away it heard nobody: the host may have been suspended, or a request to the kernel long.
+        let away = now.duration_since(std::mem::replace(&mut self.looked, now));
+        if away > 2 * LOOK_EVERY {
+            self.control.heard = now.min(self.control.heard + away);
+        }
         self.state.go_on_searching();
         self.reflectors.look_after(self.monitor.snapshot());
         let State { workers, events, .. } = &mut self.state;

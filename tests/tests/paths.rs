@@ -1,0 +1,149 @@
+//! Rules that change while datagrams flow: from path to path, from outputs to outputs; and rules of one to a thousand outputs.
+#![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
+
+use std::{collections::BTreeMap, num::NonZeroU64, thread};
+
+use mcr_e2e::{Bed, Cell, StopOnDrop, Wire, eventually, in_every_cell, law, source, traffic_lock};
+use mcr_gen::{Progress, Receiver, RecvOptions, RecvReport, SendOptions, SendReport, Sender, Stop};
+use mcr_lab::require;
+use mcr_proto::rpc::ConfigLoad;
+
+const TO: &str = "239.1.1.1:5000";
+const INPUT: &str = "239.1.1.1:5000@in0";
+const OUTPUT: &str = "239.2.2.2:6000@out0";
+const LISTEN: &str = "239.2.2.2:6000@dst0";
+const RATE_PPS: u64 = 5_000;
+/// What nobody sees of a move: it came between the end of one path and the beginning of the other, or waited in a UDP socket that was
+/// closed. Four milliseconds on average, on machines where the supervisor has to wait for its turn.
+const GAP_DATAGRAMS_MAX: u64 = 20;
+
+/// Gives the rule these outputs on this path, in place of what it had.
+fn load(bed: &mut Bed, datapath: &str, outputs: &[&str]) {
+    let text = format!(
+        "[[rule]]\nname = \"rule\"\ninput = \"{INPUT}\"\noutputs = {outputs:?}\ndatapath = \"{datapath}\"\n"
+    );
+    let load = ConfigLoad { text, file: None, replace: true };
+    bed.client.config_load(&load).unwrap_or_else(|error| panic!("{error}"));
+    bed.wait_active("rule");
+}
+
+/// Sends `count` datagrams and calls `meanwhile` until they are sent. What of them has not come when all is at rest is lost.
+fn under_traffic(bed: &mut Bed, count: u64, mut meanwhile: impl FnMut(&mut Bed)) -> (SendReport, RecvReport) {
+    let receiver = RecvOptions::new(LISTEN.parse().unwrap());
+    let receiver = bed.line.sinks[0].enter(|| Receiver::open(&receiver)).unwrap();
+    let mut options = SendOptions::new(format!("{TO}@src0").parse().unwrap(), Stop::After { count });
+    options.rate_pps = NonZeroU64::new(RATE_PPS);
+    let sender = bed.line.source.enter(|| Sender::open(&options)).unwrap();
+    let (sending, receiving) = (Progress::new(), Progress::new());
+    thread::scope(|scope| {
+        let received = scope.spawn(|| receiver.run(&receiving).unwrap());
+        let sent = scope.spawn(|| source::on_one_core(|| sender.run(&sending).unwrap()));
+        let _stop = [StopOnDrop(&sending), StopOnDrop(&receiving)];
+        while !sent.is_finished() {
+            meanwhile(bed);
+        }
+        let sent = sent.join().unwrap();
+        bed.at_rest();
+        // What has left the relay is in the sink's buffer.
+        let mut before = u64::MAX;
+        eventually("the receiver has read what came", || {
+            thread::sleep(std::time::Duration::from_millis(50));
+            let now = receiving.datagrams();
+            std::mem::replace(&mut before, now) == now
+        });
+        receiving.stop();
+        (sent, received.join().unwrap())
+    })
+}
+
+#[test]
+fn a_rule_moves_between_all_paths_under_traffic_and_nothing_is_doubled_or_lost_but_in_the_gap() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let mut bed = Bed::new(Cell::KERNEL, 1);
+    // The first datagram finds a rule.
+    load(&mut bed, "kernel", &[OUTPUT]);
+    let paths = ["packet", "kernel", "udp", "kernel", "udp", "packet"];
+    let mut moves = 0;
+    let (sent, received) = under_traffic(&mut bed, 3 * RATE_PPS, |bed| {
+        load(bed, paths[moves % paths.len()], &[OUTPUT]);
+        moves += 1;
+        thread::sleep(std::time::Duration::from_millis(40));
+    });
+    let stats = bed.at_rest();
+    let input = law::input(&stats, "in0");
+    assert!(moves >= 12, "{moves} moves");
+    assert_eq!(
+        (received.duplicates, received.reordered, received.corrupt, received.foreign),
+        (0, 0, 0, 0),
+        "{received:?}"
+    );
+    // Each datagram that came to no sink is a drop of an input, or fell into a gap; each that did is a match of one.
+    let missing = sent.sent - received.received;
+    let counted: u64 = input.drops.values().sum();
+    let unseen = GAP_DATAGRAMS_MAX * moves as u64;
+    assert!(
+        missing <= counted + unseen,
+        "{missing} are missing after {moves} moves and {counted} are counted: {input:?}"
+    );
+    assert_eq!(input.matched, received.received, "{input:?}");
+}
+
+in_every_cell! {
+    fn outputs_change_under_traffic_and_the_one_that_stays_gets_every_datagram_once(cell) {
+        let mut bed = Bed::new(cell, 2);
+        let path = cell.datapath.to_string();
+        load(&mut bed, &path, &[OUTPUT]);
+        let others: Vec<_> = (0..40).map(|port| format!("239.3.3.3:{}@out1,ttl=9", 7000 + port)).collect();
+        let mut changes = 0;
+        let (sent, received) = under_traffic(&mut bed, 2 * RATE_PPS, |bed| {
+            // The one that stays is first, last and in the middle.
+            let count = [0, 1, 7, 40][changes % 4];
+            let mut outputs: Vec<_> = others.iter().take(count).map(String::as_str).collect();
+            outputs.insert([0, count, count / 2][changes % 3], OUTPUT);
+            load(bed, &path, &outputs);
+            changes += 1;
+        });
+        assert!(changes >= 10, "{changes} changes");
+        assert_eq!(received.received, sent.sent, "{received:?}");
+        assert_eq!((received.duplicates, received.reordered, received.corrupt, received.lost), (0, 0, 0, 0), "{received:?}");
+        let stats = bed.finish();
+        let input = law::input(&stats, "in0");
+        assert_eq!((input.datagrams, input.matched), (sent.sent, sent.sent), "{input:?}");
+    }
+
+    fn one_ten_and_a_thousand_outputs_all_get_every_datagram(cell) {
+        let mut bed = Bed::new(cell, 1);
+        let places: Vec<_> = (0..1011u32).map(|n| format!("239.2.{}.{}:{}", n / 250, n % 250 + 1, 6000 + n)).collect();
+        let groups = [("one", &places[..1], 50), ("ten", &places[1..11], 50), ("thousand", &places[11..], 5)];
+        let wanted: Vec<_> = places.iter().map(String::as_str).collect();
+        let captures: Vec<_> =
+            wanted.chunks(60).map(|some| Wire::open(&bed.line.sinks[0], "dst0", some)).collect();
+        for feature in ["tx-udp-segmentation", "tx-checksum-ip-generic"] {
+            bed.line.relay.set_offload("out0", feature, false).unwrap();
+        }
+        let mut expected = BTreeMap::new();
+        for (port, (name, places, count)) in (5000..).zip(groups) {
+            let outputs: Vec<_> = places.iter().map(|place| format!("{place}@out0")).collect();
+            let outputs: Vec<_> = outputs.iter().map(String::as_str).collect();
+            bed.add(name, &format!("239.1.1.1:{port}@in0"), &outputs);
+            let payloads = source::payloads(port, vec![300; count]);
+            bed.source(&format!("239.1.1.1:{port}")).send(&payloads);
+            bed.at_rest();
+            expected.extend(places.iter().map(|place| (place.parse().unwrap(), payloads.clone())));
+        }
+        let stats = bed.at_rest();
+        for (name, places, count) in groups {
+            let rule = law::rule(&stats, name);
+            let copies: Vec<_> = rule.outputs.iter().map(|output| output.copies).collect();
+            assert_eq!((rule.datagrams, copies), (count as u64, vec![count as u64; places.len()]), "{name}");
+        }
+        let mut arrived: BTreeMap<std::net::SocketAddr, Vec<Vec<u8>>> = BTreeMap::new();
+        for frame in captures.iter().flat_map(Wire::captured) {
+            let parsed = frame.parse();
+            arrived.entry(parsed.to).or_default().push(parsed.payload);
+        }
+        assert!(arrived == expected, "each output has what was sent, in order and to the byte");
+        bed.finish();
+    }
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::{case::Case, peer::Peer};
+use crate::{case::Case, peer::Peer, reflect};
 
 /// Compares MCR with other ways to relay UDP, in network namespaces of its own.
 #[derive(Parser)]
@@ -18,9 +18,11 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Measure peers against each other (needs root and two cores that nothing else uses)
     Peers(Peers),
-    /// Make Markdown tables of the results of `peers --json`
+    /// Measure reflectors against each other (needs root and two cores that nothing else uses)
+    Reflect(Reflect),
+    /// Make Markdown tables of the results of `peers --json` or `reflect --json`
     Table {
-        /// What `peers --json` wrote
+        /// What was written
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -33,6 +35,12 @@ pub(crate) enum Command {
         /// Interfaces to send by
         #[arg(long, value_delimiter = ',')]
         outputs: Vec<String>,
+    },
+    /// The reflector that others are compared with (started by `reflect`)
+    #[command(hide = true)]
+    Swapper {
+        /// Interface to reflect on
+        interface: String,
     },
 }
 
@@ -94,4 +102,52 @@ pub(crate) enum Measure {
     Cost,
     /// Delay from source to sink, in cases with one stream and one output
     Latency,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Reflect {
+    /// How often each peer takes its turn
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// A fifth of a second a trial and a coarse search: to see that all works, not for numbers
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Length of a trial
+    #[arg(long, value_name = "MS", default_value_t = 1000, conflicts_with = "quick", value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub(crate) trial_ms: u64,
+    /// Begin no round that this would not leave time for, judged by the round before
+    #[arg(long, value_name = "N")]
+    pub(crate) minutes: Option<f64>,
+    /// Write each trial here as a line of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// What to compare
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "PEER,..", default_values_t = reflect::Peer::ALL)]
+    pub(crate) peers: Vec<reflect::Peer>,
+    /// What to send
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "CASE,..", default_values_t = reflect::Case::ALL)]
+    pub(crate) cases: Vec<reflect::Case>,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "WHAT,..", default_values_t = ReflectMeasure::ALL)]
+    pub(crate) measure: Vec<ReflectMeasure>,
+    /// Where mcrd is [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+}
+
+/// A kind of measurement of a reflector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReflectMeasure {
+    /// The loss-free rate
+    Rate,
+    /// Bursts of 2,000 frames at once
+    Bursts,
+    /// Turn-round times at 10,000 frames a second
+    TurnRound,
+    /// Processor time of a reflector that has nothing to do
+    Idle,
+}
+
+impl ReflectMeasure {
+    const ALL: [Self; 4] = [Self::Rate, Self::Bursts, Self::TurnRound, Self::Idle];
 }

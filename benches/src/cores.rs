@@ -119,6 +119,20 @@ fn field(stat: &str, number: usize) -> Option<u64> {
     rest.split_whitespace().nth(number - 3)?.parse().ok()
 }
 
+/// The time that the threads of a tree of processes have run so far, finer than by ticks (Documentation/scheduler/sched-stats.rst).
+pub(crate) fn process_time(root: u32) -> anyhow::Result<Duration> {
+    let mut time = Duration::ZERO;
+    for process in tree(root)? {
+        let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
+        for thread in threads.flatten() {
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let ns = text.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+            time += Duration::from_nanos(ns);
+        }
+    }
+    Ok(time)
+}
+
 /// A moment in the life of the relay's core and of the relay's processes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {

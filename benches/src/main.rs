@@ -3,7 +3,8 @@
 //! Source, relay and sink are network namespaces joined by veth. [`lab`] makes them and steers the work of the
 //! relay to a core of its own; [`peer`] starts what is compared; [`trial`] sends at a rate and counts;
 //! [`search`] bisects for the loss-free rate; [`latency`] and [`cost`] measure at fixed rates. Each trial becomes a
-//! line of JSON ([`record`]), and [`table`] makes tables of those lines, now or later.
+//! line of JSON ([`record`]), and [`table`] makes tables of those lines, now or later. [`reflect`] does the same for reflectors, at the
+//! end of one cable.
 //!
 //! What it does not do: judge. It says best, median and spread, and what was not installed.
 
@@ -21,10 +22,13 @@ mod lab;
 mod latency;
 mod peer;
 mod record;
+mod reflect;
+
 mod run;
 mod search;
 mod sender;
 mod statistics;
+mod swapper;
 mod sys;
 mod table;
 mod trial;
@@ -36,8 +40,10 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     let result = match args::Args::parse().command {
         args::Command::Peers(peers) => run::run(&peers),
+        args::Command::Reflect(reflect) => reflect::run(&reflect),
         args::Command::Table { file } => table::of_file(&file).map(|text| print!("{text}")),
         args::Command::Baseline { inputs, outputs } => baseline::run(inputs, &outputs),
+        args::Command::Swapper { interface } => swapper::run(&interface),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,8 @@ use std::{
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::reflect;
+
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -27,6 +29,8 @@ pub(crate) enum Record {
     Cost(Cost),
     /// How long datagrams take.
     Latency(Latency),
+    /// What a reflector did.
+    Reflect(reflect::record::Result),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

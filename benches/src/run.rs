@@ -74,7 +74,8 @@ impl<'a> Bench<'a> {
         };
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
         let mut records = Records::new(args.json.as_deref())?;
-        records.push(Record::Setup(setup(duration, args)))?;
+        let live = args.sender == SenderKind::Live;
+        records.push(Record::Setup(setup(duration, args.quick, !args.no_steering, live)))?;
         let (known, absent) = (HashMap::new(), HashSet::new());
         Ok(Self {
             args,
@@ -222,7 +223,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn setup(duration: Duration, args: &Peers) -> Setup {
+/// The machine and the options, as results have them.
+pub(crate) fn setup(duration: Duration, quick: bool, steered: bool, live: bool) -> Setup {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &str| {
         cpuinfo.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(": "))
@@ -233,8 +235,8 @@ fn setup(duration: Duration, args: &Peers) -> Setup {
         processor: line("model name").map_or("unknown processor", |(_, name)| name.trim()).into(),
         cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         trial_ms: duration.as_millis() as u64,
-        quick: args.quick,
-        steered: !args.no_steering,
-        live: args.sender == SenderKind::Live,
+        quick,
+        steered,
+        live,
     }
 }

@@ -43,10 +43,15 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]
 
 /// A packet socket that sends by an interface and receives nothing (protocol 0, packet(7)).
 pub(crate) fn packet_sender(ifindex: u32) -> io::Result<OwnedFd> {
+    packet_socket(ifindex, 0)
+}
+
+/// A packet socket that sends by an interface and receives frames of a protocol from it.
+pub(crate) fn packet_socket(ifindex: u32, protocol: u16) -> io::Result<OwnedFd> {
     let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
+        sll_protocol: protocol.to_be(),
         sll_ifindex: i32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -7,6 +7,7 @@ use crate::{
     latency::{HALF, NO_RELAY, RATES},
     peer::Peer,
     record::{self, Cost, Latency, Rate, Record, Setup},
+    reflect,
     run::LOAD_MAX,
     statistics::{Summary, ratios},
 };
@@ -31,6 +32,7 @@ pub(crate) fn of(records: &[Record]) -> String {
     for case in Case::ALL {
         text.push_str(&delays(records, case));
     }
+    text.push_str(&reflect::table::of(records));
     text
 }
 
@@ -38,7 +40,7 @@ fn head(setup: &Setup) -> String {
     let Setup { version, kernel, processor, cores, trial_ms, quick, steered, live } = setup;
     let quick = if *quick { " **A quick run: these are no numbers to quote.**" } else { "" };
     let live = if *live { ", XDP live frames" } else { "" };
-    let steered = if *steered { "" } else { ", without receive steering: sender and relay share a core" };
+    let steered = if *steered { "" } else { ", without receive steering" };
     format!(
         "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{steered}.{quick}\n"
     )

@@ -20,7 +20,12 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{PATIENCE, eventually, processes::descendants, programs};
+use crate::{
+    PATIENCE, eventually,
+    processes::descendants,
+    programs,
+    traffic_lock::{self, TrafficLock},
+};
 
 /// The reflector's address in the vectors.
 pub const REFLECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -71,6 +76,36 @@ impl Cable {
 impl Default for Cable {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Options of each platform that is tested.
+pub const PLATFORMS: [&[&str]; 2] = [&["--platform", "packet"], &["--platform", "xdp"]];
+
+/// A cable with a reflector at one end and a tester at the other, alone with the machine's cores.
+#[derive(Debug)]
+pub struct Bed {
+    /// The cable.
+    pub cable: Cable,
+    /// The reflector.
+    pub reflecting: Reflecting,
+    /// The tester.
+    pub tester: Tester,
+    /// Held until the end.
+    pub lock: TrafficLock,
+}
+
+impl Bed {
+    /// A reflector with these options, which reflects.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn new(options: &[&str]) -> Self {
+        let lock = traffic_lock::take();
+        let cable = Cable::new();
+        let reflecting = Reflecting::start(&cable.reflector, options);
+        let tester = Tester::open(&cable);
+        Self { cable, reflecting, tester, lock }
     }
 }
 
@@ -232,6 +267,7 @@ impl Tester {
             receive_buffer_bytes: BUFFER_BYTES,
             send_buffer_bytes: BUFFER_BYTES,
             timestamps: false,
+            ring: None,
             filter: &everything,
         };
         let socket = namespace.enter(|| packet::open_port(&options));
@@ -279,6 +315,21 @@ impl Tester {
     pub fn wait(&self, patience: Duration) {
         let mut polled = [PollFd::new(std::os::fd::AsFd::as_fd(&self.socket), PollFlags::POLLIN)];
         let _ = poll(&mut polled, PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX));
+    }
+
+    /// The next frame, which comes alone.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn one(&mut self) -> Vec<u8> {
+        let (mut frames, begun) = (Vec::new(), Instant::now());
+        while frames.is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "no frame comes");
+            self.wait(Duration::from_millis(100));
+            self.take(|frame| frames.push(frame.to_vec()));
+        }
+        assert_eq!(frames.len(), 1, "one frame: {frames:02x?}");
+        frames.remove(0)
     }
 
     /// The frames up to and with `last`.

@@ -1,7 +1,6 @@
-//! `mcrd reflect` on a real cable: every vector, loads, bursts, foreign traffic, signals, and what is left behind.
+//! `mcrd reflect` on a real cable: loads, bursts, foreign traffic, signals, and what is left behind.
 
 use std::{
-    collections::BTreeMap,
     net::UdpSocket,
     time::{Duration, Instant},
 };
@@ -11,8 +10,8 @@ use mcr_e2e::{
     held::Held,
     programs,
     reflector::{
-        Cable, REFLECTOR_IF, REFLECTOR_MAC, Reflecting, TESTER_IF, TESTER_MAC, Tester, assert_law, counter,
-        echo, load, probe,
+        Bed, Cable, PLATFORMS, REFLECTOR_IF, REFLECTOR_MAC, Reflecting, TESTER_IF, TESTER_MAC, Tester,
+        assert_law, counter, echo, load, probe,
     },
     traffic_lock,
 };
@@ -21,89 +20,16 @@ use mcr_proto::{message::RuleState, reflect::Reflect};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-const VECTORS: &str = include_str!("../../crates/mcr-reflect/tests/data/vectors.json");
-/// Options of each platform that is tested.
-const PLATFORMS: [&[&str]; 2] = [&["--platform", "packet"], &["--platform", "xdp"]];
-
-fn bytes(hex: &Value) -> Option<Vec<u8>> {
-    let hex = hex.as_str()?;
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
-}
-
 /// How many frames the load test sends.
 fn frames() -> u64 {
     std::env::var("MCR_REFLECT_FRAMES").ok().and_then(|count| count.parse().ok()).unwrap_or(1_000_000)
 }
 
 #[test]
-fn every_vector_gets_exactly_its_one_reply_on_the_wire() {
-    let Some(()) = require::netns() else { return };
-    let file: Value = serde_json::from_str(VECTORS).expect("JSON");
-    let vectors = file["vectors"].as_array().expect("a list");
-    let mut groups: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-    for vector in vectors {
-        groups.entry(vector["options"].as_str().expect("options")).or_default().push(vector);
-    }
-    for platform in PLATFORMS {
-        for (options, vectors) in &groups {
-            let _lock = traffic_lock::take();
-            let cable = Cable::new();
-            let mut options: Vec<_> = options.split_whitespace().collect();
-            options.extend(platform);
-            options.push("--i-know");
-            let reflecting = Reflecting::start(&cable.reflector, &options);
-            let mut tester = Tester::open(&cable);
-            let mut expected = Vec::new();
-            for vector in vectors {
-                tester.send(&bytes(&vector["in"]).expect("hex"));
-                expected.extend(bytes(&vector["out"]).map(|out| (vector["id"].to_string(), out)));
-            }
-            // Replies keep their order: when this one is back, all others are.
-            let last = probe_for(&options);
-            let mut replies = last.as_ref().map(|(ask, reply)| {
-                tester.send(ask);
-                tester.until(reply)
-            });
-            if let Some(replies) = &mut replies {
-                replies.pop();
-                assert_eq!(replies.len(), expected.len(), "{options:?}");
-                for ((id, expected), reply) in expected.iter().zip(replies) {
-                    assert_eq!(reply, expected, "{id} {options:?}");
-                }
-            }
-            let (report, _) = reflecting.stop(Signal::SIGTERM);
-            assert_eq!(counter(&report, "reflected"), expected.len() as u64 + 1, "{report}");
-        }
-    }
-}
-
-/// A frame that is reflected whatever the vectors' options, and its reply.
-fn probe_for(options: &[&str]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let mut ask = probe(100, 99);
-    let custom = options.iter().any(|option| ["rfc2544", "custom"].contains(option));
-    let signature: (usize, &[u8; 7]) = match () {
-        () if custom => (42, b"RFC2544"),
-        () if options.contains(&"y1564") => (42, b"Y.1564 "),
-        () => (47, b"DATA:OT"),
-    };
-    ask[signature.0..signature.0 + 7].copy_from_slice(signature.1);
-    let mut reply = echo(&ask);
-    if options.contains(&"mac") {
-        reply[26..38].copy_from_slice(&ask[26..38]);
-    } else if options.contains(&"mac-ip") {
-        reply[34..38].copy_from_slice(&ask[34..38]);
-    }
-    Some((ask, reply))
-}
-
-#[test]
 fn a_million_frames_come_back_each_once_whole_and_in_order() {
     let Some(()) = require::netns() else { return };
     for platform in PLATFORMS {
-        let _lock = traffic_lock::take();
-        let cable = Cable::new();
-        let reflecting = Reflecting::start(&cable.reflector, platform);
-        let mut tester = Tester::open(&cable);
+        let Bed { cable: _cable, reflecting, mut tester, lock: _lock } = Bed::new(platform);
         let count = frames();
         let load = load(&mut tester, 128, count, 256, &[]);
         assert_eq!((load.sent, load.back), (count, count));
@@ -122,10 +48,7 @@ fn a_million_frames_come_back_each_once_whole_and_in_order() {
 fn long_frames_and_bursts_of_two_thousand_come_back_whole() {
     let Some(()) = require::netns() else { return };
     for platform in PLATFORMS {
-        let _lock = traffic_lock::take();
-        let cable = Cable::new();
-        let reflecting = Reflecting::start(&cable.reflector, platform);
-        let mut tester = Tester::open(&cable);
+        let Bed { cable: _cable, reflecting, mut tester, lock: _lock } = Bed::new(platform);
         for bytes in [128, 1514] {
             for burst in 1..=5 {
                 // All of a window is sent before anything is looked at.
@@ -142,10 +65,7 @@ fn long_frames_and_bursts_of_two_thousand_come_back_whole() {
 fn foreign_traffic_three_times_as_much_changes_nothing_and_is_not_even_received() {
     let Some(()) = require::netns() else { return };
     for platform in PLATFORMS {
-        let _lock = traffic_lock::take();
-        let cable = Cable::new();
-        let reflecting = Reflecting::start(&cable.reflector, platform);
-        let mut tester = Tester::open(&cable);
+        let Bed { cable: _cable, reflecting, mut tester, lock: _lock } = Bed::new(platform);
         let mut dns = probe(200, 0);
         dns[36..38].copy_from_slice(&53u16.to_be_bytes());
         dns[42..].fill(7);
@@ -168,10 +88,7 @@ fn foreign_traffic_three_times_as_much_changes_nothing_and_is_not_even_received(
 fn near_misses_are_counted_with_their_reason_and_single_frames_at_once() {
     let Some(()) = require::netns() else { return };
     for platform in PLATFORMS {
-        let _lock = traffic_lock::take();
-        let cable = Cable::new();
-        let reflecting = Reflecting::start(&cable.reflector, platform);
-        let mut tester = Tester::open(&cable);
+        let Bed { cable: _cable, reflecting, mut tester, lock: _lock } = Bed::new(platform);
         for number in 0..5 {
             let frame = probe(100, number);
             tester.send(&frame);
@@ -332,10 +249,7 @@ fn it_stops_within_a_fifth_of_a_second_and_says_all_it_counted() {
 fn it_follows_its_interface_and_its_address() {
     let Some(()) = require::netns() else { return };
     for platform in PLATFORMS {
-        let _lock = traffic_lock::take();
-        let cable = Cable::new();
-        let reflecting = Reflecting::start(&cable.reflector, platform);
-        let mut tester = Tester::open(&cable);
+        let Bed { cable, reflecting, mut tester, lock: _lock } = Bed::new(platform);
         let new = [2, 0, 0, 0, 0, 0x77];
         cable.reflector.set_mac(REFLECTOR_IF, new).expect("own interface");
         let mut frame = probe(100, 1);
@@ -377,12 +291,9 @@ fn it_follows_its_interface_and_its_address() {
 fn standards_are_answered_where_they_were_asked_for() {
     let Some(()) = require::netns() else { return };
     for platform in PLATFORMS {
-        let _lock = traffic_lock::take();
-        let cable = Cable::new();
-        let options =
-            [platform[0], platform[1], "--stamp", "862", "--echo", "7", "--oam-mep", "9", "--oam-level", "5"];
-        let reflecting = Reflecting::start(&cable.reflector, &options);
-        let mut tester = Tester::open(&cable);
+        let services: &[&str] = &["--stamp", "862", "--echo", "7", "--oam-mep", "9", "--oam-level", "5"];
+        let Bed { cable: _cable, reflecting, mut tester, lock: _lock } =
+            Bed::new(&[platform, services].concat());
         let mut ping = probe(100, 1);
         ping[36..38].copy_from_slice(&7u16.to_be_bytes());
         tester.send(&ping);
@@ -522,7 +433,14 @@ fn exit_codes_say_what_was_wrong() {
         assert_eq!(got, Some(expected), "{arguments:?}: {text}");
         assert!(!text.is_empty());
     }
-    assert_eq!(code(&["nic", REFLECTOR_IF]).0, Some(0));
+    let mut command = cable.reflector.command(programs::program("mcrd"));
+    let output = command.args(["reflect", "nic", REFLECTOR_IF]).output().expect("a process");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    // veth has native XDP and no zero-copy.
+    for line in ["driver          veth", "xdp             basic, redirect", "platform        xdp, copying"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
     assert_eq!(code(&["--help"]).0, Some(0));
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn run(args: &[OsString]) -> anyhow::Result<()> {
         MetadataCommand::new().manifest_path(manifest).no_deps().exec().context("cargo metadata failed")?;
     let mut build = Command::new("cargo");
     build.args(["build", "--quiet", "--release", "--manifest-path", manifest, "-p", "mcr-bench"]);
-    if args.first().is_some_and(|verb| verb == "peers") {
+    if args.first().is_some_and(|verb| verb == "peers" || verb == "reflect") {
         build.args(["-p", "mcrd"]);
     }
     succeed(&mut build, "the build")?;

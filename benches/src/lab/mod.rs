@@ -84,12 +84,12 @@ fn ip_received(snmp: &str) -> Option<u64> {
 
 /// The machine's queue of frames for each core, which no namespace has for itself; put back when dropped.
 #[derive(Debug)]
-struct Backlog {
+pub(crate) struct Backlog {
     before: String,
 }
 
 impl Backlog {
-    fn raise() -> anyhow::Result<Self> {
+    pub(crate) fn raise() -> anyhow::Result<Self> {
         let before = fs::read_to_string(BACKLOG).with_context(|| format!("cannot read {BACKLOG}"))?;
         let frames: u32 = before.trim().parse().with_context(|| format!("{BACKLOG} is no number"))?;
         if frames < BACKLOG_FRAMES {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use mcr_proto::rule::Datapath;
 
-use self::process::Process;
+pub(crate) use self::process::Process;
 use crate::{
     case::{self, Case},
     lab::{Lab, output_name},

@@ -22,7 +22,7 @@ use crate::cores;
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     name: String,
     // Holds what it says, and whatever it needs files for.
@@ -30,12 +30,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(command: Command) -> anyhow::Result<Self> {
+    pub(crate) fn start(command: Command) -> anyhow::Result<Self> {
         Self::start_in(TempDir::with_prefix("mcr-bench-")?, command)
     }
 
     /// As [`Process::start`], with a directory that is removed when the process has ended.
-    pub(super) fn start_in(directory: TempDir, mut command: Command) -> anyhow::Result<Self> {
+    pub(crate) fn start_in(directory: TempDir, mut command: Command) -> anyhow::Result<Self> {
         let name =
             Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log = File::create(log_path(&directory)).context("cannot write to a temporary directory")?;
@@ -48,16 +48,16 @@ impl Process {
         Ok(Self { child, name, directory })
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    pub(super) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// Fails if it has ended, with the last line it has said.
-    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let said = fs::read_to_string(log_path(&self.directory)).unwrap_or_default();
         bail!("{} has ended ({status}): {}", self.name, said.lines().last().unwrap_or("it said nothing"))

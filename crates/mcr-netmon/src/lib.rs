@@ -33,6 +33,7 @@ mod resolve;
 mod snapshot;
 mod types;
 mod wire;
+mod xdp;
 
 pub use apply::Followup;
 pub use lookup::RouteHit;
@@ -41,3 +42,4 @@ pub use monitor::{Monitor, MonitorError, OpenError, Options};
 pub use resolve::{Ask, Resolver};
 pub use snapshot::{ADDRESSES_MAX, Change, LINKS_MAX, NEIGHBOURS_MAX, ROUTES_MAX, Snapshot};
 pub use types::{Address, Link, LinkKind, Neighbour, NeighbourState, Route, RouteKind, Table};
+pub use xdp::XdpFeatures;

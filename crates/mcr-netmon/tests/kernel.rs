@@ -14,7 +14,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use mcr_lab::{Line, Namespace, require, veth, wait_until};
-use mcr_netmon::{Ask, Change, LinkKind, Monitor, NeighbourState, Options, Resolver, RouteKind, Snapshot};
+use mcr_netmon::{
+    Ask, Change, LinkKind, Monitor, NeighbourState, Options, Resolver, RouteKind, Snapshot, XdpFeatures,
+};
 use nix::sys::socket::{NetlinkAddr, getsockname};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -463,4 +465,17 @@ fn a_monitor_needs_no_rights() {
     let mut command = Command::new("/proc/self/exe");
     command.env(CHILD, "1").args(["--exact", "a_monitor_needs_no_rights"]).uid(NOBODY).gid(NOBODY);
     assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn a_driver_says_what_it_can_do_of_xdp() {
+    let Some(()) = require::netns() else { return };
+    let (a, b) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+    veth((&a, "a"), (&b, "b")).unwrap();
+    let index = a.link_index("a").unwrap();
+    // Where the kernel is older than the question, there is no answer.
+    let Some(features) = a.enter(|| XdpFeatures::of(index)).unwrap() else { return };
+    assert!(features.basic && features.redirect && !features.zero_copy && !features.offload, "{features:?}");
+    let missing = a.enter(|| XdpFeatures::of(index + 1000)).unwrap_err();
+    assert_eq!(missing.raw_os_error(), Some(nix::libc::ENODEV));
 }

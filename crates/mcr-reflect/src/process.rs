@@ -8,7 +8,10 @@ use crate::config::Config;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackEnd {
     /// AF_PACKET. One socket.
-    Packet,
+    Packet {
+        /// The shape of its receive ring (`struct tpacket_req`): bytes of a block, blocks, bytes of a slot. None where it has none.
+        ring: Option<[u32; 3]>,
+    },
     /// AF_XDP. A socket and its memory for each queue.
     Xdp {
         /// How many queues.

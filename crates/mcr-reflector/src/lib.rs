@@ -45,6 +45,9 @@ pub enum ReflectorError {
     /// The memory for counters was not what it must be.
     #[error("the counters cannot be used")]
     Counters(#[from] mcr_metrics::AttachError),
+    /// The packet socket's ring was not what it must be.
+    #[error("the ring of the packet socket cannot be used")]
+    Ring(#[source] io::Error),
     /// The AF_XDP sockets were not what they must be.
     #[error("the AF_XDP sockets cannot be used")]
     Xdp(#[from] mcr_xdp::OpenError),

@@ -7,6 +7,7 @@ use mcr_fdpass::{Channel, Received, RecvError, Tag};
 use mcr_metrics::{Access, Numbers};
 use mcr_proto::codec;
 use mcr_reflect::{BackEnd, Count, FromReflector, Layout, Reflector, ToReflector, Traffic};
+use mcr_socket::packet::RingShape;
 use mcr_xdp::{Opened, Shape};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -14,7 +15,12 @@ use nix::{
 };
 
 use crate::{
-    Confinement, ReflectorError, counts::Counts, event_loop::Reflecting, packet::Packet, tag, xdp::Xdp,
+    Confinement, ReflectorError,
+    counts::Counts,
+    event_loop::Reflecting,
+    packet::{Packet, PacketRing},
+    tag,
+    xdp::Xdp,
 };
 
 /// Waits for the first message and does what it says; none if the supervisor is gone before it says anything.
@@ -38,7 +44,13 @@ pub(crate) fn start(
     let numbers = Numbers::attach(descriptor(&mut received, tag::COUNTERS)?, Layout::LEN, Access::Write)?;
     let counts = Counts::new(numbers);
     let back_end: Box<dyn crate::BackEnd> = match back_end {
-        BackEnd::Packet => Box::new(Packet::new(descriptor(&mut received, tag::SOCKET)?, config.mtu)),
+        BackEnd::Packet { ring: None } => {
+            Box::new(Packet::new(descriptor(&mut received, tag::SOCKET)?, config.mtu))
+        }
+        BackEnd::Packet { ring: Some([block_bytes, blocks, slot_bytes]) } => {
+            let shape = RingShape { block_bytes, blocks, slot_bytes };
+            Box::new(PacketRing::new(descriptor(&mut received, tag::SOCKET)?, shape)?)
+        }
         BackEnd::Xdp { queues, frames, frame_bytes, entries, reserve_frames } => {
             let shape = Shape { frames, frame_bytes, reserve_frames, ..Shape::with_entries(entries) };
             let mut opened = Vec::new();

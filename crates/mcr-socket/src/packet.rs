@@ -6,9 +6,11 @@
 
 mod batch;
 mod decode;
+mod ring;
 
 pub use batch::{FrameBatch, FrameInfo, SendReport};
 pub use decode::{AuxData, GsoType, LinkAddress, PacketType, VNET_HEADER_BYTES, VnetHeader};
+pub use ring::FrameRing;
 
 use crate::filter::{Filter, attach};
 use crate::{OpenError, sys};
@@ -81,6 +83,14 @@ impl RingShape {
         Self { block_bytes, blocks: 1, ..largest }
     }
 
+    /// A ring of at least `slots` slots, each with room for a frame of `room_bytes`, for [`FrameRing`].
+    #[must_use]
+    pub fn with_slots(room_bytes: u32, slots: u32) -> Self {
+        let slot_bytes = (room_bytes + SLOT_OVERHEAD_BYTES).next_multiple_of(64);
+        let block_bytes = BLOCK_BYTES.max(slot_bytes.next_power_of_two());
+        Self { block_bytes, blocks: slots.div_ceil(block_bytes / slot_bytes), slot_bytes }
+    }
+
     /// How many frames it holds.
     #[must_use]
     pub fn slots(&self) -> u32 {
@@ -95,6 +105,11 @@ impl RingShape {
 /// # Errors
 /// [`OpenError`]: without CAP_NET_RAW `NotPermitted`, without the interface `NoInterface`.
 pub fn open(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
+    open_with(options, true)
+}
+
+/// `whole` has frames that do not fit a slot of the ring queued besides.
+fn open_with(options: &PacketOptions<'_>, whole: bool) -> Result<OwnedFd, OpenError> {
     let PacketOptions { ifindex, vnet_hdr, receive_buffer_bytes, ring, filter } = *options;
     if ifindex == 0 {
         // To the kernel 0 means all interfaces at once, which no caller of this can want.
@@ -112,7 +127,7 @@ pub fn open(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
     }
     receive_buffer(fd.as_fd(), receive_buffer_bytes)?;
     if let Some(ring) = ring {
-        set_ring(fd.as_fd(), ring).map_err(OpenError::call("PACKET_RX_RING"))?;
+        set_ring(fd.as_fd(), ring, whole).map_err(OpenError::call("PACKET_RX_RING"))?;
     }
     attach(&fd, filter)?;
     sys::bind(fd.as_fd(), &link_address(ifindex)).map_err(OpenError::interface("bind", ifindex))?;
@@ -120,13 +135,13 @@ pub fn open(options: &PacketOptions<'_>) -> Result<OwnedFd, OpenError> {
 }
 
 /// After PACKET_VNET_HDR, which the kernel refuses once there is a ring.
-fn set_ring(fd: BorrowedFd<'_>, ring: RingShape) -> std::io::Result<()> {
+fn set_ring(fd: BorrowedFd<'_>, ring: RingShape, whole: bool) -> std::io::Result<()> {
     /// `enum tpacket_versions` of linux/if_packet.h.
     const TPACKET_V2: i32 = 1;
     let set = |name, value: i32| sys::set_option(fd, libc::SOL_PACKET, name, &value);
     set(libc::PACKET_VERSION, TPACKET_V2)?;
     set(libc::PACKET_RESERVE, RESERVED_BYTES as i32)?;
-    set(libc::PACKET_COPY_THRESH, 1)?;
+    set(libc::PACKET_COPY_THRESH, whole.into())?;
     // struct tpacket_req: block size, blocks, frame size, frames.
     let request = [ring.block_bytes, ring.blocks, ring.slot_bytes, ring.slots()];
     sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)
@@ -160,17 +175,20 @@ pub struct PortOptions<'a> {
     pub send_buffer_bytes: usize,
     /// Have the kernel say when each frame arrived.
     pub timestamps: bool,
+    /// A ring to receive by, for [`FrameRing`]; none for [`FrameBatch`].
+    pub ring: Option<RingShape>,
     /// What to let through.
     pub filter: &'a Filter,
 }
 
-/// Opens a packet socket for [`FrameBatch`]: like [`open`], and what it sends goes past the queueing discipline to the device.
+/// Opens a packet socket for [`FrameBatch`] or [`FrameRing`]: like [`open`], and what it sends goes past the queueing discipline to the device.
 ///
 /// # Errors
 /// [`OpenError`]: without CAP_NET_RAW `NotPermitted`, without the interface `NoInterface`.
 pub fn open_port(options: &PortOptions<'_>) -> Result<OwnedFd, OpenError> {
-    let PortOptions { ifindex, receive_buffer_bytes, send_buffer_bytes, timestamps, filter } = *options;
-    let fd = open(&PacketOptions { ifindex, vnet_hdr: false, receive_buffer_bytes, ring: None, filter })?;
+    let PortOptions { ifindex, receive_buffer_bytes, send_buffer_bytes, timestamps, ring, filter } = *options;
+    let options = PacketOptions { ifindex, vnet_hdr: false, receive_buffer_bytes, ring, filter };
+    let fd = open_with(&options, false)?;
     send_buffer(fd.as_fd(), send_buffer_bytes)?;
     sys::set_option(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &1i32)
         .map_err(OpenError::call("PACKET_QDISC_BYPASS"))?;

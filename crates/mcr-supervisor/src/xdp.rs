@@ -20,17 +20,18 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use selection::selection;
 
-/// Entries of each ring: a burst of 2,000 frames fits.
+/// Entries of each ring: a burst of 2,000 frames fits, or that and whatever comes while the process waits some milliseconds for its
+/// processor. With more queues each gets less of what comes.
 const ENTRIES: u32 = 2048;
+const ENTRIES_AMPLE: u32 = 8192;
+const QUEUES_AMPLE_MAX: u32 = 4;
 /// Frames for replies that are not sent in place.
 const RESERVE_FRAMES: u32 = 16;
 /// Ethernet header and two tags, and what the reply to a TWAMP or STAMP request can be longer than it.
 const SPARE_BYTES: u32 = 14 + 8 + 98;
-/// Frames of each queue: as many as the receive ring holds, and where memory may be locked as much, twice that, so that as many again
-/// can be on their way out.
-const FRAMES: [u32; 2] = [ENTRIES, 2 * ENTRIES];
-/// With that much allowed, the larger number of frames is taken. The usual limit is 8 MiB for all processes of a user.
-const MEMLOCK_BYTES_AMPLE: u64 = 64 << 20;
+/// The usual limit of locked memory is 8 MiB, for all processes of a user. Above this there are the ample rings, if need be, and twice as
+/// many frames as the receive ring holds, so that as many again can be on their way out.
+const MEMLOCK_BYTES_AMPLE: u64 = 256 << 20;
 /// Sizes of a frame's memory that are tried; the latter takes pages of 4 KiB.
 const FRAME_BYTES: [u32; 2] = [2048, 4096];
 /// A queue that a socket has just left is the kernel's for some milliseconds more.
@@ -126,9 +127,10 @@ impl Redirect {
         times: bool,
         wish: Wish,
     ) -> Result<(Self, Vec<Opened>), RedirectError> {
-        let shape = shape(config.mtu)?;
         // What cannot be asked has one.
         let queues = mcr_xdp::queues(interface).unwrap_or(1).min(mcr_ebpf::xsk::QUEUES_MAX);
+        let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+        let shape = shape(config.mtu, queues, limit >= MEMLOCK_BYTES_AMPLE)?;
         let open = |attachment| Self::open_as(attachment, ifindex, queues, shape, config, times);
         if wish == Wish::Best {
             match open(Attachment::Native) {
@@ -210,14 +212,14 @@ impl Redirect {
     }
 }
 
-fn shape(mtu: usize) -> Result<Shape, RedirectError> {
+fn shape(mtu: usize, queues: u32, ample: bool) -> Result<Shape, RedirectError> {
     let holds = |frame_bytes: u32| frame_bytes - HEADROOM_BYTES - SPARE_BYTES;
     let [_, largest] = FRAME_BYTES;
     let fits = FRAME_BYTES.into_iter().find(|&frame_bytes| mtu <= holds(frame_bytes) as usize);
     let frame_bytes = fits.ok_or(RedirectError::Mtu { mtu, max: holds(largest) })?;
-    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
-    let frames = FRAMES[usize::from(limit >= MEMLOCK_BYTES_AMPLE)];
-    Ok(Shape { frames, frame_bytes, reserve_frames: RESERVE_FRAMES, ..Shape::with_entries(ENTRIES) })
+    let entries = if ample && queues <= QUEUES_AMPLE_MAX { ENTRIES_AMPLE } else { ENTRIES };
+    let frames = if ample { 2 * entries } else { entries };
+    Ok(Shape { frames, frame_bytes, reserve_frames: RESERVE_FRAMES, ..Shape::with_entries(entries) })
 }
 
 fn open_queue(config: &mcr_xdp::Config) -> Result<Opened, OpenError> {
@@ -240,10 +242,21 @@ mod tests {
 
     #[test]
     fn a_frame_and_its_reply_fit_the_memory_or_the_mtu_is_refused() {
-        assert_eq!(shape(1500).expect("fits").frame_bytes, 2048);
-        assert_eq!(shape(1672).expect("fits").frame_bytes, 2048);
-        assert_eq!(shape(1673).expect("fits").frame_bytes, 4096);
-        assert_eq!(shape(3720).expect("fits").frame_bytes, 4096);
-        assert!(matches!(shape(3721), Err(RedirectError::Mtu { mtu: 3721, max: 3720 })));
+        let frame_bytes = |mtu| shape(mtu, 1, true).map(|shape| shape.frame_bytes);
+        assert_eq!(frame_bytes(1500).expect("fits"), 2048);
+        assert_eq!(frame_bytes(1672).expect("fits"), 2048);
+        assert_eq!(frame_bytes(1673).expect("fits"), 4096);
+        assert_eq!(frame_bytes(3720).expect("fits"), 4096);
+        assert!(matches!(frame_bytes(3721), Err(RedirectError::Mtu { mtu: 3721, max: 3720 })));
+    }
+
+    #[test]
+    fn the_frames_of_all_queues_fit_the_memory_that_may_be_locked() {
+        let bytes = |queues, ample| {
+            u64::from(queues) * shape(3720, queues, ample).expect("fits").memory_bytes() as u64
+        };
+        assert!(bytes(1, false) <= 8 << 20);
+        assert!(bytes(QUEUES_AMPLE_MAX, true) <= MEMLOCK_BYTES_AMPLE);
+        assert!(bytes(64, true) <= 1 << 30);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use mcr_netmon::Monitor;
+use mcr_netmon::{Monitor, XdpFeatures};
 
 use super::NOT_FOUND;
 use crate::exit::Failure;
@@ -20,6 +20,7 @@ pub(super) fn report(interface: &str) -> Result<(), Failure> {
     let driver = driver.or_else(|| link.driver.clone()).unwrap_or_else(|| "unknown".into());
     let mac = link.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
     let speed = read("speed").and_then(|speed| speed.parse::<i64>().ok()).filter(|speed| *speed > 0);
+    let features = XdpFeatures::of(link.index).ok().flatten();
     let lines = [
         ("interface", interface.to_owned()),
         ("driver", driver),
@@ -39,10 +40,45 @@ pub(super) fn report(interface: &str) -> Result<(), Failure> {
         ("speed", speed.map_or("unknown".into(), |speed| format!("{speed} Mb/s"))),
         ("receive queues", queues(&directory, "rx-")),
         ("send queues", queues(&directory, "tx-")),
+        (
+            "xdp",
+            features.map_or_else(|| "unknown: the kernel does not tell (Linux 6.3 does)".into(), describe),
+        ),
+        ("platform", recommended(features).into()),
     ];
     let text: String = lines.iter().map(|(name, value)| format!("{name:<16}{value}\n")).collect();
     let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes());
     Ok(())
+}
+
+/// The kernel's own names of what the driver can do.
+fn describe(features: XdpFeatures) -> String {
+    let XdpFeatures { basic, redirect, ndo_xmit, zero_copy, offload, receive_parts, timestamp, vlan_tag } =
+        features;
+    let each = [
+        (basic, "basic"),
+        (redirect, "redirect"),
+        (ndo_xmit, "ndo-xmit"),
+        (zero_copy, "xsk-zerocopy"),
+        (offload, "hw-offload"),
+        (receive_parts, "rx-sg"),
+        (timestamp, "rx-timestamp"),
+        (vlan_tag, "rx-vlan-tag"),
+    ];
+    let able: Vec<_> = each.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+    if able.is_empty() { "none in the driver".into() } else { able.join(", ") }
+}
+
+/// What `--platform auto` tries first, by what the driver says. Whether it loads is seen when it is tried.
+fn recommended(features: Option<XdpFeatures>) -> &'static str {
+    match features {
+        Some(XdpFeatures { basic: true, redirect: true, zero_copy: true, .. }) => {
+            "xdp, without copying (xdp-zerocopy)"
+        }
+        Some(XdpFeatures { basic: true, redirect: true, .. }) => "xdp, copying (xdp-native)",
+        Some(_) => "xdp in the stack (xdp-generic), or packet",
+        None => "auto: what loads is told in the statistics",
+    }
 }
 
 fn queues(directory: &Path, prefix: &str) -> String {

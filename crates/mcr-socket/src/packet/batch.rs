@@ -214,39 +214,8 @@ impl FrameBatch {
 
     /// Sends what is queued, in order. Waits for at most a millisecond where the send buffer is full.
     pub fn send(&mut self, fd: impl AsFd) -> SendReport {
-        let fd = fd.as_fd();
-        let (mut report, mut at) = (SendReport::default(), 0);
-        let mut waited = false;
-        while at < self.queued {
-            let messages = &mut self.send_headers[at..self.queued];
-            let count = messages.len() as libc::c_uint;
-            // SAFETY: `messages` is as long as we say, and each points to a part that `queue` set to bytes of a slot, which
-            // nothing borrows during the call. The kernel only reads them.
-            let sent = unsafe {
-                libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
-            };
-            if let Ok(sent) = usize::try_from(sent) {
-                report.frames += sent;
-                report.bytes += self.send_parts[at..at + sent].iter().map(|part| part.iov_len).sum::<usize>();
-                at += sent;
-                waited = false;
-                continue;
-            }
-            // The first of them is the one that failed.
-            match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
-                libc::EINTR => continue,
-                libc::EAGAIN if !waited => {
-                    waited = true;
-                    wait_for_room(fd);
-                    continue;
-                }
-                libc::EAGAIN | libc::ENOBUFS => report.full += 1,
-                errno => (report.errors, report.errno) = (report.errors + 1, Some(errno)),
-            }
-            at += 1;
-        }
-        self.queued = 0;
-        report
+        let queued = std::mem::take(&mut self.queued);
+        send_all(fd.as_fd(), &mut self.send_headers[..queued], &self.send_parts[..queued])
     }
 
     /// Sends one frame of the caller's own.
@@ -265,6 +234,44 @@ impl FrameBatch {
         }
         report
     }
+}
+
+/// Sends frames in order; each header points to the part of its number, and that to bytes that nothing borrows.
+pub(super) fn send_all(
+    fd: BorrowedFd<'_>,
+    headers: &mut [libc::mmsghdr],
+    parts: &[libc::iovec],
+) -> SendReport {
+    let (mut report, mut at) = (SendReport::default(), 0);
+    let mut waited = false;
+    while at < headers.len() {
+        let messages = &mut headers[at..];
+        let count = messages.len() as libc::c_uint;
+        // SAFETY: `messages` is as long as we say, and each points to a part whose bytes nothing borrows during the call, as the callers
+        // say. The kernel only reads them.
+        let sent =
+            unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
+        if let Ok(sent) = usize::try_from(sent) {
+            report.frames += sent;
+            report.bytes += parts[at..at + sent].iter().map(|part| part.iov_len).sum::<usize>();
+            at += sent;
+            waited = false;
+            continue;
+        }
+        // The first of them is the one that failed.
+        match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
+            libc::EINTR => continue,
+            libc::EAGAIN if !waited => {
+                waited = true;
+                wait_for_room(fd);
+                continue;
+            }
+            libc::EAGAIN | libc::ENOBUFS => report.full += 1,
+            errno => (report.errors, report.errno) = (report.errors + 1, Some(errno)),
+        }
+        at += 1;
+    }
+    report
 }
 
 fn wait_for_room(fd: BorrowedFd<'_>) {

@@ -209,6 +209,8 @@ impl Entry {
             Ok(way) => {
                 let ports = [self.reflect.port, self.reflect.twamp, self.reflect.stamp, self.reflect.echo];
                 let ports = ports.into_iter().filter(|port| *port != 0);
+                // Those of before have the ports until they are gone.
+                self.guards.clear();
                 self.guards = guards(self.reflect.interface.as_str(), ports);
                 (self.way, self.config, self.failed) = (Some(way), Some(config), None);
                 self.start_at = Some(Instant::now());

@@ -1,6 +1,6 @@
 //! How frames are got and sent: AF_XDP where that can be, else AF_PACKET; and what that takes to be opened, told and counted.
 
-use std::{io, os::fd::OwnedFd};
+use std::{cell::Cell, io, os::fd::OwnedFd};
 
 use mcr_proto::reflect::{Platform, Reflect};
 use mcr_reflect::{
@@ -10,7 +10,7 @@ use mcr_reflect::{
 use mcr_socket::{
     OpenError,
     filter::Filter,
-    packet::{self, PortOptions},
+    packet::{self, PortOptions, RingShape},
 };
 use mcr_xdp::Opened;
 use tracing::{info, warn};
@@ -23,12 +23,23 @@ const TAG_MEMORY: u32 = 3;
 /// Room for a burst of 2,000 long frames, which the kernel counts with what it keeps of each.
 const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+/// Slots of a receive ring: some milliseconds at the highest rate, while the process waits for its processor.
+const RING_SLOTS: u32 = 8192;
+/// Longer frames than any network has take slots of no sensible size.
+const MTU_RING_MAX: u32 = 16 << 10;
+/// Ethernet header and two tags, what a reply may be longer than its request, and a byte by which a frame too long is known.
+const SPARE_BYTES: u32 = 14 + 8 + 128 + 1;
 
 /// An open way.
 #[derive(Debug)]
 pub(super) enum Way {
     Packet {
         socket: OwnedFd,
+        ring: Option<RingShape>,
+        /// A process reads the ring, or did.
+        handed_over: bool,
+        /// What the kernel counted up to when it was last asked: asking sets it to 0.
+        dropped: Cell<u64>,
     },
     Xdp {
         redirect: Box<Redirect>,
@@ -56,16 +67,31 @@ impl Way {
                 Err(problem) => info!(%interface, "AF_PACKET instead of AF_XDP: {problem}"),
             }
         }
-        let options = PortOptions {
+        Self::open_packet(reflect, ifindex, config, times).map_err(|problem| no_packet(&problem))
+    }
+
+    fn open_packet(reflect: &Reflect, ifindex: u32, config: &Config, times: bool) -> Result<Self, OpenError> {
+        let filter = packet_filter(reflect, config);
+        let mtu = u32::try_from(config.mtu).unwrap_or(u32::MAX);
+        let wanted = (mtu <= MTU_RING_MAX).then(|| RingShape::with_slots(mtu + SPARE_BYTES, RING_SLOTS));
+        let options = |ring| PortOptions {
             ifindex,
             receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
             send_buffer_bytes: SEND_BUFFER_BYTES,
             timestamps: times,
-            filter: &packet_filter(reflect, config),
+            ring,
+            filter: &filter,
         };
-        packet::open_port(&options)
-            .map(|socket| Self::Packet { socket })
-            .map_err(|problem| no_packet(&problem))
+        let (socket, ring) = match packet::open_port(&options(wanted)) {
+            Ok(socket) => (socket, wanted),
+            // The kernel wants memory for it in large pieces; the other way needs none.
+            Err(problem @ OpenError::Call { .. }) if wanted.is_some() => {
+                info!(interface = %reflect.interface, "no receive ring: {problem}");
+                (packet::open_port(&options(None))?, None)
+            }
+            Err(problem) => return Err(problem),
+        };
+        Ok(Self::Packet { socket, ring, handed_over: false, dropped: Cell::new(0) })
     }
 
     /// Its name in statistics.
@@ -79,7 +105,11 @@ impl Way {
     /// Frames that the kernel dropped for want of room.
     pub(super) fn dropped(&self) -> u64 {
         match self {
-            Self::Packet { socket } => mcr_socket::dropped(socket).unwrap_or(0),
+            Self::Packet { socket, dropped, .. } => {
+                let more = packet::take_statistics(socket).map_or(0, |counted| counted.dropped.into());
+                dropped.set(dropped.get() + more);
+                dropped.get()
+            }
             Self::Xdp { redirect, .. } => redirect.dropped(),
         }
     }
@@ -95,9 +125,11 @@ impl Way {
     /// Has the kernel pick out what other options want.
     pub(super) fn select(&mut self, reflect: &Reflect, config: &Config) {
         let problem = match self {
-            Self::Packet { socket } => mcr_socket::filter::attach(socket, &packet_filter(reflect, config))
-                .err()
-                .map(|e| e.to_string()),
+            Self::Packet { socket, .. } => {
+                mcr_socket::filter::attach(socket, &packet_filter(reflect, config))
+                    .err()
+                    .map(|e| e.to_string())
+            }
             Self::Xdp { redirect, .. } => redirect.select(config).err().map(|problem| problem.to_string()),
         };
         if let Some(problem) = problem {
@@ -108,13 +140,21 @@ impl Way {
 
     /// Whether a process that died took what it had with it, so that the next one needs a new way.
     pub(super) fn is_spent(&self) -> bool {
-        matches!(self, Self::Xdp { opened, .. } if opened.is_empty())
+        match self {
+            Self::Packet { ring, handed_over, .. } => ring.is_some() && *handed_over,
+            Self::Xdp { opened, .. } => opened.is_empty(),
+        }
     }
 
     /// What the process is told, and the descriptors it gets.
     pub(super) fn hand_over(&mut self) -> io::Result<(BackEnd, Vec<(u32, OwnedFd)>)> {
         match self {
-            Self::Packet { socket } => Ok((BackEnd::Packet, vec![(TAG_SOCKET, socket.try_clone()?)])),
+            Self::Packet { socket, ring, handed_over, .. } => {
+                let ring = ring.map(|shape| [shape.block_bytes, shape.blocks, shape.slot_bytes]);
+                let socket = socket.try_clone()?;
+                *handed_over = true;
+                Ok((BackEnd::Packet { ring }, vec![(TAG_SOCKET, socket)]))
+            }
             Self::Xdp { opened, .. } => {
                 let Some(first) = opened.first() else { return Err(io::ErrorKind::NotFound.into()) };
                 let shape = first.shape;

@@ -152,6 +152,16 @@ pub(crate) enum Verb {
         #[arg(long)]
         classes: bool,
     },
+    /// Show what becomes of single datagrams: when and where each was received, and what came of each copy
+    #[command(after_help = "Examples:\n  mcrctl trace studio-video --count 10\n  \
+        mcrctl trace studio-video --sample 1/1000 --pcapng video.pcapng\n  \
+        mcrctl trace studio-video --pcapng - | wireshark -k -i -\n  mcrctl trace --drops eth0\n  \
+        mcrctl --json trace studio-video --count 1 | jq '.outputs[] | select(.outcome != \"sent\")'\n\n\
+        Relaying never waits for a trace: where too much comes, datagrams are missed and counted;\n\
+        --sample takes fewer. Rules of the kernel data path cannot be traced. Times are the kernel's, or\n\
+        marked (taken) when the worker took the datagram.\n\
+        Ends with Ctrl-C.")]
+    Trace(Trace),
     /// Live view in the terminal: rules by rate, drops, workers, interfaces, events
     #[command(after_help = "Example:\n  mcrctl top\n\n\
         Tab or 1-4 chooses rules, workers, interfaces or events; arrows, j and k move, Enter shows a rule's outputs, Esc goes\n\
@@ -250,6 +260,31 @@ pub(crate) struct Events {
     /// End after so many
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Name or id
+    #[arg(required_unless_present = "drops", conflicts_with = "drops")]
+    pub(crate) rule: Option<String>,
+    /// Instead of those of a rule, the datagrams that come in by this interface and that no rule gets, and why
+    #[arg(long, value_name = "INTERFACE")]
+    pub(crate) drops: Option<String>,
+    /// End after so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Only one in N, the first included
+    #[arg(long, value_name = "1/N")]
+    pub(crate) sample: Option<String>,
+    /// End after so many seconds [default: 3600, which is also the most]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: Option<u32>,
+    /// Also write the frames to this file, for Wireshark; - writes them to standard output instead of the lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcapng: Option<PathBuf>,
+    /// Bytes to keep of each frame, at most 1920; with --json they are shown as hexadecimal digits [default: 1920 with --pcapng, else 0]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(0..=1920))]
+    pub(crate) snap: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -66,7 +66,7 @@ fn line(event: &Event) -> String {
     };
     let mut line = format!(
         "{} {} {} {}",
-        time(event.time_ns),
+        time_ms(event.time_ns),
         event.kind,
         subject.unwrap_or_else(|| "-".into()),
         event.what
@@ -83,13 +83,20 @@ fn line(event: &Event) -> String {
     line
 }
 
-/// As RFC 3339 has it, to the millisecond, in UTC.
-fn time(time_ns: u64) -> String {
-    let (seconds, millis) = (time_ns / 1_000_000_000, time_ns / 1_000_000 % 1000);
+/// To the millisecond.
+fn time_ms(time_ns: u64) -> String {
+    let mut text = time(time_ns);
+    text.replace_range(text.len() - 7.., "Z");
+    text
+}
+
+/// As RFC 3339 has it, to the nanosecond, in UTC.
+pub(crate) fn time(time_ns: u64) -> String {
+    let (seconds, nanos) = (time_ns / 1_000_000_000, time_ns % 1_000_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
     format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z",
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z",
         second / 3600,
         second / 60 % 60,
         second % 60
@@ -122,7 +129,7 @@ mod tests {
             (4_107_542_399, "2100-02-28T23:59:59.000Z"),
             (4_107_542_400, "2100-03-01T00:00:00.000Z"),
         ] {
-            assert_eq!(time(seconds * 1_000_000_000), want);
+            assert_eq!(time_ms(seconds * 1_000_000_000), want);
         }
     }
 

@@ -15,6 +15,7 @@ mod run;
 mod stats;
 mod table;
 mod text;
+mod trace;
 mod why;
 
 use std::{

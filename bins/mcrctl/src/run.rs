@@ -54,6 +54,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write, notes: &mut dyn Write) -> Resu
         Verb::Events(events) => session.events(events),
         Verb::LogLevel { level, facility } => session.log_level(level.as_deref(), facility.as_deref()),
         Verb::Stats { rule, watch, classes } => session.stats(rule.as_deref(), *watch, *classes),
+        Verb::Trace(trace) => session.trace(trace),
         Verb::Top => session.top(),
         Verb::Reflect { verb } => session.reflect(verb),
         Verb::Workers => session.workers(),
@@ -288,6 +289,6 @@ fn spec(add: &Add) -> Result<RuleSpec, Failure> {
     Ok(spec)
 }
 
-fn named(rule: &str) -> Result<RuleRef, Failure> {
+pub(crate) fn named(rule: &str) -> Result<RuleRef, Failure> {
     rule_ref(rule).map_err(|error| Failure::Usage(format!("rule: {error}")))
 }

@@ -13,7 +13,8 @@ use mcr_proto::{
         ConfigLoad, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo,
         InterfaceList, LogSet, LogShown, MoveParams, OptionalReflect, OptionalRule, PROTOCOL, Pong,
         ReflectAdded, ReflectList, ReflectParams, RuleAdded, RuleInfo, RuleList, RuleParams, Stats,
-        Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
+        Subscribe, Subscribed, TraceParams, TraceRecords, TraceStart, TraceStarted, Version, Welcome,
+        WorkerInfo, WorkerList, method,
     },
     rule::RuleSpec,
 };
@@ -187,6 +188,32 @@ impl AsyncClient {
         self.session.check_open()?;
         let outcome = next_event(&mut self.stream, &mut self.session).await;
         self.session.end(outcome)
+    }
+
+    /// As [`crate::Client::trace_start`].
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn trace_start(&mut self, start: &TraceStart) -> Result<TraceStarted, ClientError> {
+        self.call(method::TRACE_START, start).await
+    }
+
+    /// As [`crate::Client::trace_get`].
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn trace_get(&mut self, id: u64) -> Result<TraceRecords, ClientError> {
+        self.call(method::TRACE_GET, &TraceParams { id }).await
+    }
+
+    /// As [`crate::Client::trace_stop`].
+    ///
+    /// # Errors
+    /// Those of [`AsyncClient::call`].
+    pub async fn trace_stop(&mut self, id: u64) -> Result<(), ClientError> {
+        let stopped: serde_json::Value = self.call(method::TRACE_STOP, &TraceParams { id }).await?;
+        drop(stopped);
+        Ok(())
     }
 
     /// Counters and rates of one rule, or of all.

@@ -14,7 +14,8 @@ use mcr_proto::{
         ConfigLoad, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, Event, Hello, InterfaceInfo,
         InterfaceList, LogSet, LogShown, MoveParams, OptionalReflect, OptionalRule, PROTOCOL, Pong,
         ReflectAdded, ReflectList, ReflectParams, RuleAdded, RuleInfo, RuleList, RuleParams, Stats,
-        Subscribe, Subscribed, Version, Welcome, WorkerInfo, WorkerList, method,
+        Subscribe, Subscribed, TraceParams, TraceRecords, TraceStart, TraceStarted, Version, Welcome,
+        WorkerInfo, WorkerList, method,
     },
     rule::RuleSpec,
 };
@@ -174,6 +175,32 @@ impl Client {
         self.session.check_open()?;
         let outcome = next_event(&self.stream, &mut self.session, patience);
         self.session.end(outcome)
+    }
+
+    /// Has the daemon show what becomes of single datagrams, until the trace ends, with this connection at the latest.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn trace_start(&mut self, start: &TraceStart) -> Result<TraceStarted, ClientError> {
+        self.call(method::TRACE_START, start)
+    }
+
+    /// What a trace has shown since the last time.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn trace_get(&mut self, id: u64) -> Result<TraceRecords, ClientError> {
+        self.call(method::TRACE_GET, &TraceParams { id })
+    }
+
+    /// Ends a trace; what it has shown can still be had.
+    ///
+    /// # Errors
+    /// Those of [`Client::call`].
+    pub fn trace_stop(&mut self, id: u64) -> Result<(), ClientError> {
+        let stopped: serde_json::Value = self.call(method::TRACE_STOP, &TraceParams { id })?;
+        drop(stopped);
+        Ok(())
     }
 
     /// Counters and rates of one rule, or of all.

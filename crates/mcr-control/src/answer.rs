@@ -6,7 +6,7 @@ use mcr_proto::{
     rpc::{
         ConfigChecked, ConfigLoaded, ConfigPartTaken, ConfigSaved, ConfigShown, InterfaceList, LogSet,
         LogShown, PROTOCOL, Pong, ReflectAdded, ReflectList, RuleAdded, RuleInfo, RuleList, Stats,
-        Subscribed, Version, Welcome, WorkerList,
+        Subscribed, TraceParams, TraceRecords, TraceStarted, Version, Welcome, WorkerList,
     },
 };
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::{
     request::Call,
     stats,
     supervisor::{Supervisor, misunderstood},
-    view,
+    trace, view,
 };
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -43,6 +43,8 @@ pub(crate) enum Outcome {
     Interfaces(InterfaceList),
     Log(LogShown),
     Subscribed(Subscribed),
+    TraceStarted(TraceStarted),
+    Trace(TraceRecords),
     Diagnosis(Box<Diagnosis>),
     Explanation(Box<Explanation>),
     Pong(Pong),
@@ -54,7 +56,7 @@ pub(crate) async fn answer(service: &Service, call: Call) -> Result<Outcome, Fau
     let Service { supervisor, sampler, segments, .. } = service;
     match call {
         // Those of the connection are its own.
-        Call::Hello(_) | Call::Subscribe(_) | Call::ConfigPart(_) | Call::Version => {
+        Call::Hello(_) | Call::Subscribe(_) | Call::ConfigPart(_) | Call::TraceStart(_) | Call::Version => {
             Ok(Outcome::Version(Version { version: VERSION.into(), protocol: PROTOCOL }))
         }
         Call::RuleAdd(spec) => match supervisor.ask(Request::RuleAdd(spec)).await? {
@@ -116,6 +118,8 @@ pub(crate) async fn answer(service: &Service, call: Call) -> Result<Outcome, Fau
             Reply::Explanation(explanation) => Ok(Outcome::Explanation(explanation)),
             _ => Err(misunderstood("Why")),
         },
+        Call::TraceGet(TraceParams { id }) => trace::get(service, id).await.map(Outcome::Trace),
+        Call::TraceStop(TraceParams { id }) => trace::stop(service, id).await.map(|()| Outcome::Removed {}),
         Call::Ping => match supervisor.ask(Request::Ping).await? {
             Reply::Done => Ok(Outcome::Pong(Pong { pong: true })),
             _ => Err(misunderstood("Ping")),

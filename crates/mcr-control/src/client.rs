@@ -5,7 +5,9 @@ use std::{io, rc::Rc, time::Duration};
 use mcr_metrics::Segment;
 use mcr_proto::{
     message::{EventKind, Fault, FaultKind},
-    rpc::{ConfigLoad, ConfigPartTaken, ErrorData, ErrorObject, PROTOCOL, Subscribed, Welcome, code},
+    rpc::{
+        ConfigLoad, ConfigPartTaken, ErrorData, ErrorObject, PROTOCOL, Subscribed, TraceStart, Welcome, code,
+    },
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -26,6 +28,7 @@ use crate::{
     rates::Sampler,
     request::{Call, Incoming, parse_line},
     supervisor::Supervisor,
+    trace::{self, Traces},
 };
 
 /// What to do about a missing handshake.
@@ -38,6 +41,7 @@ pub(crate) struct Service {
     pub(crate) sampler: Rc<Sampler>,
     pub(crate) segments: Rc<[Segment]>,
     pub(crate) feeds: Feeds,
+    pub(crate) traces: Traces,
     /// Held while the startup configuration is loaded again.
     pub(crate) reloading: Mutex<()>,
     pub(crate) limits: Limits,
@@ -73,6 +77,8 @@ struct Client {
     rights: Rights,
     greeted: bool,
     feed: Option<Rc<Feed>>,
+    /// Traces that end with the connection.
+    traces: Vec<u64>,
     /// Of a configuration whose end has not come yet.
     text: String,
 }
@@ -86,11 +92,12 @@ enum Next {
 /// Serves a client until it closes or has to be closed.
 pub(crate) async fn attend(service: Rc<Service>, stream: UnixStream, rights: Rights) {
     let lines = Lines::new(service.limits.line_bytes_max);
-    let text = String::new();
+    let (text, traces) = (String::new(), Vec::new());
     let mut client =
-        Client { service, stream, lines, line_end: None, rights, greeted: false, feed: None, text };
+        Client { service, stream, lines, line_end: None, rights, greeted: false, feed: None, traces, text };
     // An error means that the client is gone or does not read: there is nobody to tell.
     let _ = client.converse().await;
+    trace::end(&client.service, &client.traces).await;
 }
 
 /// Says why a client is not served, as far as its socket takes that at once.
@@ -216,6 +223,7 @@ impl Client {
         }
         let call = match call {
             Call::ConfigPart(part) => return self.take_part(&part.text),
+            Call::TraceStart(start) => return self.trace(start).await,
             Call::ConfigLoad(load) if !self.text.is_empty() => {
                 Call::ConfigLoad(ConfigLoad { text: std::mem::take(&mut self.text) + &load.text, ..load })
             }
@@ -236,6 +244,14 @@ impl Client {
         }
         self.text += part;
         Ok(Outcome::PartTaken(ConfigPartTaken { bytes: self.text.len() }))
+    }
+
+    /// Starts a trace that ends with the connection, if not before.
+    async fn trace(&mut self, start: TraceStart) -> Result<Outcome, ErrorObject> {
+        let started = trace::start(&self.service, start).await?;
+        self.traces.push(started.id);
+        tokio::task::spawn_local(trace::look_after(Rc::clone(&self.service), started.id));
+        Ok(Outcome::TraceStarted(started))
     }
 
     /// From now on events come between the responses; a later subscription takes the place of an earlier one.

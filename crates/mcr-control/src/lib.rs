@@ -27,6 +27,7 @@ pub mod request;
 mod serve;
 mod stats;
 mod supervisor;
+mod trace;
 mod view;
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub(crate) struct Limits {
     pub(crate) first_rate_period: Duration,
     /// Without anybody asking; then looking stops.
     pub(crate) rates_unasked: Duration,
+    /// Without anybody asking for the records of a trace; then it ends, and after as long again it is forgotten.
+    pub(crate) trace_idle: Duration,
     /// Events that wait for one subscriber; one that is slower misses some.
     pub(crate) events_max: usize,
     /// Connections over HTTP at a time, event streams among them; a further one is told so and closed.
@@ -60,6 +62,7 @@ impl Default for Limits {
             rate_period: Duration::from_secs(1),
             first_rate_period: Duration::from_millis(200),
             rates_unasked: Duration::from_secs(10),
+            trace_idle: Duration::from_secs(30),
             events_max: 1024,
             http_connections_max: 128,
             http_events_max: 32,

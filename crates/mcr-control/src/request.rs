@@ -10,7 +10,8 @@ use mcr_proto::{
     reflect::Reflect,
     rpc::{
         ConfigLoad, ConfigPart, ConfigText, ErrorData, ErrorObject, Hello, LogSet, MoveParams,
-        OptionalReflect, OptionalRule, ReflectParams, RuleParams, Subscribe, WhyParams, code, method,
+        OptionalReflect, OptionalRule, ReflectParams, RuleParams, Subscribe, TraceParams, TraceStart,
+        WhyParams, code, method,
     },
     rule::{DatapathChoice, RuleName, RuleSpec},
 };
@@ -32,6 +33,9 @@ pub const METHODS: &[&str] = &[
     method::CONFIG_LOAD,
     method::CONFIG_SAVE,
     method::STATS_GET,
+    method::TRACE_START,
+    method::TRACE_GET,
+    method::TRACE_STOP,
     method::REFLECT_ADD,
     method::REFLECT_REMOVE,
     method::REFLECT_LIST,
@@ -92,6 +96,12 @@ pub enum Call {
     RuleList(Option<RuleRef>),
     /// Counters of one rule or of all.
     StatsGet(Option<RuleRef>),
+    /// Show what becomes of single datagrams.
+    TraceStart(TraceStart),
+    /// What a trace has shown.
+    TraceGet(TraceParams),
+    /// End a trace.
+    TraceStop(TraceParams),
     /// Add a reflector.
     ReflectAdd(Box<Reflect>),
     /// Remove the reflector of this name.
@@ -138,6 +148,9 @@ impl Call {
             Self::LogSet(_) => method::LOG_SET,
             Self::Subscribe(_) => method::EVENT_SUBSCRIBE,
             Self::StatsGet(_) => method::STATS_GET,
+            Self::TraceStart(_) => method::TRACE_START,
+            Self::TraceGet(_) => method::TRACE_GET,
+            Self::TraceStop(_) => method::TRACE_STOP,
             Self::ReflectAdd(_) => method::REFLECT_ADD,
             Self::ReflectRemove(_) => method::REFLECT_REMOVE,
             Self::ReflectList(_) => method::REFLECT_LIST,
@@ -150,7 +163,7 @@ impl Call {
         }
     }
 
-    /// Whether it needs the right to change something.
+    /// Whether it needs the right to change something, or to see payload.
     pub fn changes(&self) -> bool {
         matches!(
             self,
@@ -158,6 +171,9 @@ impl Call {
                 | Self::RuleRemove(_)
                 | Self::RuleMove { .. }
                 | Self::RuleEnable { .. }
+                | Self::TraceStart(_)
+                | Self::TraceGet(_)
+                | Self::TraceStop(_)
                 | Self::ReflectAdd(_)
                 | Self::ReflectRemove(_)
                 | Self::ConfigPart(_)
@@ -241,6 +257,9 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
         method::LOG_SET => read(params, "level").map(Call::LogSet),
         method::EVENT_SUBSCRIBE => subscribe(params),
         method::STATS_GET => read(params, "rule").map(|OptionalRule { rule }| Call::StatsGet(rule)),
+        method::TRACE_START => trace_start(params),
+        method::TRACE_GET => read(params, "id").map(Call::TraceGet),
+        method::TRACE_STOP => read(params, "id").map(Call::TraceStop),
         method::REFLECT_ADD => reflect(params).map(|reflect| Call::ReflectAdd(reflect.into())),
         method::REFLECT_REMOVE => {
             read(params, "name").map(|ReflectParams { name }| Call::ReflectRemove(name))
@@ -262,6 +281,20 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
 
 fn enable(params: Map<String, Value>, enabled: bool) -> Result<Call, ErrorObject> {
     read(params, "rule").map(|RuleParams { rule }| Call::RuleEnable { rule, enabled })
+}
+
+/// A trace to start; of one that cannot be read, the field at fault is found by reading each by itself.
+fn trace_start(params: Map<String, Value>) -> Result<Call, ErrorObject> {
+    let params = Value::Object(params);
+    TraceStart::deserialize(&params).map(Call::TraceStart).map_err(|error| {
+        let alone = |key: &str, value: &Value| match key {
+            "rule" | "name" | "id" | "drops" => json!({ key: value }),
+            _ => json!({ "rule": 1, key: value }),
+        };
+        let mut all = params.as_object().into_iter().flatten();
+        let faulty = all.find(|(key, value)| TraceStart::deserialize(&alone(key, value)).is_err());
+        refusal(code::INVALID_PARAMS, error.to_string(), Some(faulty.map_or("rule", |(key, _)| key)))
+    })
 }
 
 fn why(params: Map<String, Value>) -> Result<Call, ErrorObject> {

@@ -28,6 +28,7 @@ use crate::{
     peer::{Admission, Peer},
     rates::Sampler,
     supervisor::Supervisor,
+    trace::Traces,
 };
 
 /// Everything that came with `Start`.
@@ -56,6 +57,7 @@ pub(crate) async fn serve(
         sampler: Sampler::new(Rc::clone(&segments), limits),
         segments,
         feeds: Feeds::new(limits.events_max),
+        traces: Traces::default(),
         reloading: Mutex::new(()),
         limits,
     });

@@ -6,3 +6,4 @@ mod config;
 mod http;
 mod rights;
 mod stage;
+mod trace;

@@ -1,10 +1,10 @@
-//! What lies where in a segment: one header page, then tables of equal rows.
+//! What lies where in a segment: one header page, then tables of equal rows, and what traces show.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use mcr_proto::counters::{FLOWS_MAX, InputDrop, OutputDrop};
 
-use crate::{FlowCounters, LatencyCounters};
+use crate::{FlowCounters, LatencyCounters, trace::Trace};
 
 /// Inputs a worker can have: one for each interface and data path.
 pub const INPUT_SLOTS: usize = 1024;
@@ -262,6 +262,7 @@ pub(crate) struct Layout {
     pub(crate) flows: [FlowCounters; FLOWS_MAX],
     /// Datagrams of flows that found no row, by rule.
     pub(crate) flow_overflows: [Counter; RULE_SLOTS],
+    pub(crate) trace: Trace,
 }
 
 /// Size of a segment in bytes. Pages that were never written take no memory.

@@ -17,6 +17,7 @@ mod mapping;
 mod numbers;
 pub mod prometheus;
 mod segment;
+pub mod trace;
 
 pub use flows::{FlowCounters, FlowSum};
 pub use latency::{LATENCY_BUCKETS, LatencyCounters, LatencySum};

@@ -16,6 +16,7 @@ use crate::{
     Access, AttachError, FlowCounters, FlowSum, LatencyCounters,
     layout::{Header, InputCounters, LAYOUT, Layout, MAGIC, OutputCounters, RuleCounters, SEGMENT_BYTES},
     mapping::Mapping,
+    trace::Trace,
 };
 
 /// One worker's counters, mapped.
@@ -125,6 +126,11 @@ impl Segment {
     /// An output's counters. Panics as [`Segment::input`] does.
     pub fn output(&self, slot: OutputSlot) -> &OutputCounters {
         &self.layout().outputs[slot.0 as usize]
+    }
+
+    /// What traces show.
+    pub fn trace(&self) -> &Trace {
+        &self.layout().trace
     }
 
     /// Zeroes a rule's counters, for a slot that no worker uses.

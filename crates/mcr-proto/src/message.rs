@@ -5,6 +5,7 @@ mod doctor;
 mod event;
 mod load;
 mod log;
+mod trace;
 mod view;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ pub use self::{
     event::{Event, EventKind, EventWhat},
     load::{LoadId, LoadReport, LoadStep, Settings},
     log::{Facility, LogLevel, LogLevels, LogNameError},
+    trace::{Sampling, TraceOf, TraceOrder, TraceWanted, Traced, Tracing},
     view::{
         ClassBy, InputClass, InputView, InterfaceView, OutputView, ReflectLatency, ReflectView, RuleState,
         RuleView, WorkerState, WorkerView,
@@ -123,6 +125,15 @@ pub enum ToWorker {
     Guards(Vec<(SocketAddr, Own)>),
     /// Send log lines of this severity and above; without it, of [`LogLevel::Info`].
     LogLevel(LogLevel),
+    /// Show what becomes of datagrams, in the memory that the counters are in. What has its place ends.
+    Trace(TraceOrder),
+    /// End the trace with this number, if it is on.
+    EndTrace {
+        /// Its place.
+        place: u8,
+        /// Its number.
+        id: u64,
+    },
     /// Finish what was received, then exit.
     Stop,
 }
@@ -349,6 +360,13 @@ pub enum Request {
     Doctor,
     /// What would become of a datagram?
     Why(Probe),
+    /// Have workers show what becomes of datagrams.
+    TraceStart(TraceWanted),
+    /// End a trace; not an error if it has ended.
+    TraceStop {
+        /// Its number.
+        id: u64,
+    },
 }
 
 /// A rule as a user names it.
@@ -442,6 +460,8 @@ pub enum Reply {
     Diagnosis(Box<Diagnosis>),
     /// What would become of a datagram.
     Explanation(Box<Explanation>),
+    /// Workers were told to trace.
+    Tracing(Tracing),
 }
 
 /// Why a request was not carried out.

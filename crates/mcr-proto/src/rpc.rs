@@ -11,6 +11,7 @@ mod logs;
 mod reflect;
 mod rules;
 mod stats;
+mod trace;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,10 @@ pub use self::{
     reflect::{OptionalReflect, ReflectAdded, ReflectList, ReflectParams},
     rules::{MoveParams, OptionalRule, RuleAdded, RuleInfo, RuleList, RuleParams, StateInfo, rule_ref},
     stats::{ClassStats, FlowList, FlowStats, InputStats, Latency, OutputStats, RuleStats, Stats},
+    trace::{
+        TRACE_SECONDS, TRACE_SECONDS_MAX, TRACE_SNAP_BYTES_MAX, TraceClock, TraceLink, TraceOutput,
+        TraceParams, TraceRecord, TraceRecords, TraceStart, TraceStarted, TraceSuperframe, one_in,
+    },
 };
 
 use crate::message::{Fault, FaultKind};
@@ -68,6 +73,12 @@ pub mod method {
     pub const CONFIG_SAVE: &str = "config.save";
     /// Counters, all or of one rule: [`super::OptionalRule`] to [`super::Stats`].
     pub const STATS_GET: &str = "stats.get";
+    /// Show what becomes of single datagrams: [`super::TraceStart`] to [`super::TraceStarted`].
+    pub const TRACE_START: &str = "trace.start";
+    /// What a trace has shown since the last time: [`super::TraceParams`] to [`super::TraceRecords`].
+    pub const TRACE_GET: &str = "trace.get";
+    /// End a trace: [`super::TraceParams`] to an empty object.
+    pub const TRACE_STOP: &str = "trace.stop";
     /// Add a reflector: [`crate::reflect::Reflect`] to [`super::ReflectAdded`].
     pub const REFLECT_ADD: &str = "reflect.add";
     /// Remove a reflector: [`super::ReflectParams`] to an empty object.

@@ -34,6 +34,7 @@ mod save;
 mod slots;
 mod sockets;
 mod state;
+mod traces;
 mod why;
 mod worker;
 pub mod xdp;

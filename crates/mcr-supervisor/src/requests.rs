@@ -142,6 +142,11 @@ pub(crate) fn handle(request: Request, state: &mut State, network: &Snapshot) ->
             };
         }
         Request::Ping => Ok(Reply::Done),
+        Request::TraceStart(wanted) => state.start_trace(&wanted),
+        Request::TraceStop { id } => {
+            state.stop_trace(id);
+            Ok(Reply::Done)
+        }
         // The loop carries these out itself.
         Request::ReflectAdd(_)
         | Request::ReflectRemove(_)

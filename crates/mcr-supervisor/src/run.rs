@@ -94,6 +94,8 @@ struct Supervisor<'a> {
     listener: Listener,
     http: Option<TcpListener>,
     control: Control,
+    /// When children were looked at last.
+    looked: Instant,
     reflectors: set::Reflectors,
     /// Clients that wait for a reflector to reflect: request, name, whether it is new, and until when.
     reflect_waiting: Vec<(u64, String, bool, Instant)>,
@@ -166,6 +168,7 @@ impl<'a> Supervisor<'a> {
             listener,
             http,
             control,
+            looked: Instant::now(),
             reflectors: set::Reflectors::default(),
             reflect_waiting: Vec::new(),
             waiting,
@@ -279,6 +282,8 @@ impl<'a> Supervisor<'a> {
                     .guards
                     .iter()
                     .for_each(|(destination, own)| worker.guard(*destination, own.clone()));
+                let index = worker.index;
+                self.state.resume_traces(index);
             }
             Happened::Said(FromWorker::Applied { generation }) => {
                 let free = worker.note_applied(generation);
@@ -343,6 +348,7 @@ impl<'a> Supervisor<'a> {
                 self.waiting.clear();
                 self.reflect_waiting.clear();
                 self.state.loads.forget();
+                self.state.forget_traces();
                 self.state.events.forget();
             }
         }

@@ -29,6 +29,7 @@ use crate::{
     network::Interfaces,
     rules::{Acquired, Rule, Rules, Status, place},
     slots::Slots,
+    traces::Traces,
     worker::{Retired, Worker},
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct State {
     /// Rules that have moved and of which something waits at the worker before.
     pub(crate) draining: Vec<Draining>,
     pub(crate) events: Events,
+    pub(crate) traces: Traces,
 }
 
 impl State {
@@ -76,6 +78,7 @@ impl State {
             loads: Loads::default(),
             draining: Vec::new(),
             events: Events::default(),
+            traces: Traces::default(),
         }
     }
 
@@ -227,6 +230,7 @@ impl State {
     pub(crate) fn recycle(&mut self, retired: Vec<Retired>) {
         for retired in retired {
             let Some(Retired { rule, outputs }) = self.kernel.keep(retired) else { continue };
+            self.end_traces_of(rule);
             let segments = self.workers.iter().map(|worker| &worker.counters).chain([&self.kernel.counters]);
             for counters in segments {
                 counters.clear_rule(rule);
@@ -313,13 +317,14 @@ impl State {
         // First the new, then the old: a socket or membership that both need stays.
         let mut old = std::mem::take(&mut rule.acquired);
         let mut carried = None;
+        let rule_slot = rule.slot;
         if compiled.datapath == Some(Datapath::Kernel) && compiled.state == RuleState::Active {
             // A packet socket sees frames before the program does: what it lets in is not for both.
             let is_packet = |key: &&ReceiverKey| matches!(key, ReceiverKey::Packet { .. });
             let packet: Vec<_> = old.receivers.iter().filter(is_packet).copied().collect();
-            packet.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
+            let close = || packet.iter().for_each(|key| worker.sockets.exclude(key, rule_slot));
             let input = inputs.slot(lanes, rule.spec.input.interface, Datapath::Kernel, None);
-            match acquire_in_kernel(rule, &compiled, input, holds, kernel, network) {
+            match acquire_in_kernel(rule, &compiled, input, holds, kernel, network, close) {
                 Ok(status) => {
                     // What waits in a packet socket is still relayed from there; in a UDP socket it is lost.
                     let waits = Draining::begin(rule.slot, &mut old, worker);
@@ -475,7 +480,8 @@ fn acquire(
     status
 }
 
-/// Joins what a compiled rule needs and gives the rule to the kernel data path; the rule's status, as it turned out.
+/// Joins what a compiled rule needs and gives the rule to the kernel data path; the rule's status, as it turned out. `close` shuts the way
+/// it went so far, at the last moment.
 fn acquire_in_kernel(
     rule: &mut Rule,
     compiled: &Compiled,
@@ -483,6 +489,7 @@ fn acquire_in_kernel(
     holds: &mut Holds,
     kernel: &mut Kernel,
     network: &Snapshot,
+    close: impl FnOnce(),
 ) -> Result<Status, KernelLack> {
     let mut status = status_of(compiled);
     let input = input.ok_or(KernelLack::Full)?;
@@ -496,7 +503,11 @@ fn acquire_in_kernel(
         }
     }
     kernel.ignore(holds.guards());
-    match kernel.carry(rule.slot, &rule.spec, &rule.output_slots, input, network) {
+    let carried = kernel.prepare(&rule.spec, network).and_then(|()| {
+        close();
+        kernel.carry(rule.slot, &rule.spec, &rule.output_slots, input, network)
+    });
+    match carried {
         Ok(()) => {
             rule.acquired.kernel = true;
             Ok(status)

@@ -11,6 +11,7 @@ use crate::{
     arrival::{self, Origin, Rejected},
     counts::Counts,
     guards::Guards,
+    trace::{Seen, Tracer},
 };
 
 const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -70,13 +71,45 @@ impl Batch {
     }
 
     /// Takes frames to their routes, until all are taken or the engine's runs are full and must be sent first.
-    pub(crate) fn relay(&mut self, io: &Io, guards: &Guards, engine: &mut Engine, counts: &mut Counts<'_>) {
+    pub(crate) fn relay(
+        &mut self,
+        io: &Io,
+        guards: &Guards,
+        engine: &mut Engine,
+        counts: &mut Counts<'_>,
+        tracer: &mut Tracer,
+    ) {
+        if tracer.is_on() {
+            self.relay_as::<true>(io, guards, engine, counts, tracer);
+        } else {
+            self.relay_as::<false>(io, guards, engine, counts, tracer);
+        }
+    }
+
+    /// `TRACED` is known when this is compiled, so that what is not traced pays nothing for it.
+    #[inline]
+    fn relay_as<const TRACED: bool>(
+        &mut self,
+        io: &Io,
+        guards: &Guards,
+        engine: &mut Engine,
+        counts: &mut Counts<'_>,
+        tracer: &mut Tracer,
+    ) {
         while let Some(frame) = self.frames.get_mut(self.next) {
-            let arrival = self.held.take().or_else(|| read(io, guards, frame, self.next, counts));
+            let arrival = match self.held.take() {
+                None => read::<TRACED>(io, guards, frame, self.next, engine, counts, tracer),
+                held => held,
+            };
             if let Some(arrival) = arrival {
                 frame.source = arrival.source;
                 counts.arrived_ns = frame.received_ns;
-                if engine.relay(&arrival, counts) == Err(RunsFull) {
+                let relayed = if TRACED {
+                    relay_traced(io, frame, &arrival, engine, counts, tracer)
+                } else {
+                    engine.relay(&arrival, counts)
+                };
+                if relayed == Err(RunsFull) {
                     self.held = Some(arrival);
                     return;
                 }
@@ -86,9 +119,39 @@ impl Batch {
     }
 }
 
+/// Takes an arrival to its routes and shows traces what became of it.
+fn relay_traced(
+    io: &Io,
+    frame: &Frame,
+    arrival: &Arrival,
+    engine: &mut Engine,
+    counts: &mut Counts<'_>,
+    tracer: &mut Tracer,
+) -> Result<(), RunsFull> {
+    let mut watch = tracer.watch(counts);
+    engine.relay(arrival, &mut watch)?;
+    let noted = watch.noted();
+    if noted.is_of_interest() {
+        tracer.arrived(counts.segment, engine, &seen(io, frame), arrival, noted);
+    }
+    Ok(())
+}
+
+fn seen<'a>(io: &'a Io, frame: &'a Frame) -> Seen<'a> {
+    Seen { datagram: io.datagram(&frame.received), origin: frame.origin, taken_ns: frame.received_ns }
+}
+
 /// Reads a frame and counts it.
 #[inline]
-fn read(io: &Io, guards: &Guards, frame: &mut Frame, index: usize, counts: &Counts<'_>) -> Option<Arrival> {
+fn read<const TRACED: bool>(
+    io: &Io,
+    guards: &Guards,
+    frame: &mut Frame,
+    index: usize,
+    engine: &Engine,
+    counts: &Counts<'_>,
+    tracer: &mut Tracer,
+) -> Option<Arrival> {
     let input = frame.origin.input;
     let datagram = io.datagram(&frame.received);
     if let Some(received_ns) = AuxData::ring_time_ns(datagram.ring_header) {
@@ -100,6 +163,10 @@ fn read(io: &Io, guards: &Guards, frame: &mut Frame, index: usize, counts: &Coun
             if guards.catch(datagram.payload, frame.origin.kind, &arrival) {
                 let (datagrams, bytes) = (arrival.datagrams(), arrival.bytes);
                 counts.rejected(input, Rejected { reason: InputDrop::Loop, datagrams, bytes });
+                if TRACED {
+                    let noted = tracer.note_drop(input, InputDrop::Loop);
+                    tracer.arrived(counts.segment, engine, &seen(io, frame), &arrival, noted);
+                }
                 return None;
             }
             Some(arrival)
@@ -107,6 +174,10 @@ fn read(io: &Io, guards: &Guards, frame: &mut Frame, index: usize, counts: &Coun
         Err(rejected) => {
             counts.received(input, rejected.datagrams, rejected.bytes);
             counts.rejected(input, rejected);
+            if TRACED {
+                let Rejected { reason, bytes, .. } = rejected;
+                tracer.rejected(counts.segment, &seen(io, frame), reason, bytes);
+            }
             None
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     link::{Heard, Link, chain},
     sends::Sends,
     sockets::{Sockets, is_input_slot},
+    trace::Tracer,
 };
 
 /// Messages carried out at a time, so that a long plan does not hold up the traffic.
@@ -30,6 +31,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) sockets: &'a mut Sockets,
     pub(crate) sends: &'a mut Sends,
     pub(crate) guards: &'a mut Guards,
+    pub(crate) tracer: &'a mut Tracer,
     pub(crate) segment: &'a Segment,
 }
 
@@ -68,6 +70,10 @@ pub(crate) fn carry_out(
             Heard::Message(ToWorker::LogLevel(level), _) => link.set_level(level),
             Heard::Message(ToWorker::Guards(own), _) => {
                 own.into_iter().for_each(|(destination, own)| subject.guards.set(destination, own));
+            }
+            Heard::Message(ToWorker::Trace(order), _) => subject.tracer.begin(subject.segment, order),
+            Heard::Message(ToWorker::EndTrace { place, id }, _) => {
+                subject.tracer.end(subject.segment, place, id);
             }
             Heard::Message(message, fds) => {
                 if let Some(answer) = carry_out_one(message, fds, plans, subject) {
@@ -113,7 +119,11 @@ fn carry_out_one(
         ToWorker::Plan { generation, ops, last } => return plans.take(generation, ops, last, subject),
         ToWorker::Start { .. } => ("start".to_owned(), Err("the worker has started".into())),
         // Not reached: the caller looks for them first.
-        ToWorker::Stop | ToWorker::LogLevel(_) | ToWorker::Guards(_) => return None,
+        ToWorker::Stop
+        | ToWorker::LogLevel(_)
+        | ToWorker::Guards(_)
+        | ToWorker::Trace(_)
+        | ToWorker::EndTrace { .. } => return None,
     };
     let problem = outcome.err().map(|why: String| format!("cannot {what}: {why}"));
     problem.map(|problem| FromWorker::Refused { problem })

@@ -103,7 +103,7 @@ impl engine::Counts for Counts<'_> {
 }
 
 /// What a failed send is counted as (send(2), ip(7), udp(7)).
-fn reason_of(errno: i32) -> OutputDrop {
+pub(crate) fn reason_of(errno: i32) -> OutputDrop {
     match errno {
         libc::EMSGSIZE => OutputDrop::TooBig,
         // The last two: the interface that the socket is bound to is gone.

@@ -22,6 +22,7 @@ use crate::{
     link::Link,
     sends::{Context, Sends},
     sockets::Sockets,
+    trace::Tracer,
 };
 
 /// Frames taken from packet sockets' rings at a time. Where streams are interleaved, a large batch makes long runs of them.
@@ -63,6 +64,7 @@ pub(crate) struct Worker {
     /// Being received.
     incoming: Vec<Frame>,
     sends: Sends,
+    tracer: Tracer,
     /// The supervisor has said something.
     called: bool,
     /// Set when the worker was told to stop.
@@ -73,6 +75,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(io: Io, segment: Segment, link: Link, watch: SocketKey) -> Self {
+        let tracer = Tracer::new(&segment);
         Self {
             io,
             engine: Engine::new(RUNS_MAX),
@@ -85,6 +88,7 @@ impl Worker {
             batch: Batch::new(FRAMES_MAX),
             incoming: Vec::with_capacity(FRAMES_MAX),
             sends: Sends::new(SENDS_MAX),
+            tracer,
             called: false,
             drain_until_ns: None,
             realtime_ns: 0,
@@ -144,7 +148,7 @@ impl Worker {
                     None => self.io.recycle(frame),
                 },
                 Event::Sent { token, result } => {
-                    self.sends.ended(token, result, &mut self.engine, &counts);
+                    self.sends.ended(token, result, &mut self.engine, &counts, &self.tracer);
                 }
                 Event::Readable { socket } => self.called |= socket == self.watch,
                 Event::ReceiveFailed { socket, errno } => {
@@ -171,6 +175,9 @@ impl Worker {
             self.sends.begin();
             if self.batch.is_relayed() {
                 self.batch.recycle(&mut self.io);
+                if self.tracer.is_on() {
+                    self.tracer.settle(&self.segment);
+                }
                 if std::mem::take(&mut self.called) && self.listen(now_ns)? == Then::Exit {
                     return Ok(Then::Exit);
                 }
@@ -181,7 +188,7 @@ impl Worker {
                 self.engine.tick(now_ns);
             }
             let mut counts = Counts { segment: &self.segment, arrived_ns: 0 };
-            self.batch.relay(&self.io, &self.guards, &mut self.engine, &mut counts);
+            self.batch.relay(&self.io, &self.guards, &mut self.engine, &mut counts, &mut self.tracer);
         }
     }
 
@@ -193,14 +200,15 @@ impl Worker {
             sockets: &self.sockets,
             frames: self.batch.frames(),
             counts: Counts { segment: &self.segment, arrived_ns: 0 },
+            tracer: &mut self.tracer,
             now_ns,
         })
     }
 
     fn listen(&mut self, now_ns: u64) -> Result<Then, WorkerError> {
-        let Self { io, engine, sockets, sends, guards, link, plans, segment, .. } = self;
-        let then =
-            commands::carry_out(link, plans, &mut Subject { io, engine, sockets, sends, guards, segment })?;
+        let Self { io, engine, sockets, sends, guards, tracer, segment, link, plans, .. } = self;
+        let mut subject = Subject { io, engine, sockets, sends, guards, tracer, segment };
+        let then = commands::carry_out(link, plans, &mut subject)?;
         if then == Then::Drain {
             self.drain_until_ns = Some(now_ns + DRAIN_NS);
             // Whatever else the supervisor says, or that it is gone, changes nothing now.
@@ -218,7 +226,7 @@ impl Worker {
     }
 }
 
-fn now_ns(clock: ClockId) -> u64 {
+pub(crate) fn now_ns(clock: ClockId) -> u64 {
     // Fails only for clocks the kernel does not have (clock_gettime(2)).
     let time = clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
     time.as_nanos() as u64

@@ -7,7 +7,7 @@
 //! - [`arrival`]: received bytes to an arrival or a reason for none, pure.
 //! - [`counts`]: what happens to them into the counters; public so that its cost can be measured.
 //! - the rest is private: `start` (from the channel to a worker that is ready), `event_loop` (the turns), `batch` and `sends` (a
-//!   batch in and out), `raw` (headers of copies that keep their source), `sockets`, `link` and `commands` (the supervisor).
+//!   batch in and out), `raw` (headers of copies that keep their source), `trace`, `sockets`, `link` and `commands` (the supervisor).
 //!
 //! Once started a worker makes no system calls but those of mcr-uring-io, `recvmsg` and `sendmsg` on the channel, `close`, and
 //! the clocks. In steady state nothing is allocated, formatted or logged per packet.
@@ -24,6 +24,7 @@ mod raw;
 mod sends;
 mod sockets;
 mod start;
+mod trace;
 
 use std::{io, os::fd::OwnedFd};
 

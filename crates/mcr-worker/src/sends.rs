@@ -18,9 +18,10 @@ use mcr_uring_io::{Io, Outgoing, PARTS_MAX, Part, SendError};
 
 use crate::{
     batch::Frame,
-    counts::Counts,
+    counts::{Counts, reason_of},
     raw::{Headers, without_port},
     sockets::Sockets,
+    trace::{DropWatch, Outcome, Tracer},
 };
 
 /// What sends are made of and counted in.
@@ -30,6 +31,7 @@ pub(crate) struct Context<'a> {
     pub(crate) sockets: &'a Sockets,
     pub(crate) frames: &'a [Frame],
     pub(crate) counts: Counts<'a>,
+    pub(crate) tracer: &'a mut Tracer,
     pub(crate) now_ns: u64,
 }
 
@@ -118,6 +120,7 @@ impl Sends {
         result: Result<usize, i32>,
         engine: &mut Engine,
         counts: &Counts<'_>,
+        tracer: &Tracer,
     ) {
         let place = self.in_flight.get_mut(token as usize).and_then(Option::take);
         let planned = place.expect("a token comes back once, from the send that bore it");
@@ -127,6 +130,9 @@ impl Sends {
         match result {
             Ok(_) => {
                 counts.sent(send.slot, send.datagrams, run.bytes(send.first, send.datagrams));
+                if tracer.is_on() {
+                    show(tracer, counts, engine, &planned, None);
+                }
                 if send.datagrams > 1 {
                     self.proven.note(send.slot, run.segment());
                 }
@@ -140,7 +146,7 @@ impl Sends {
                 let one_by_one = engine::one_by_one(send);
                 self.again.extend(one_by_one.map(|send| Planned { run: index, send, is_second }));
             }
-            Err(errno) => counts.refused(send.slot, send.datagrams, errno),
+            Err(errno) => refuse(tracer, counts, engine, &planned, errno),
         }
     }
 
@@ -153,10 +159,10 @@ impl Sends {
                 Queued::Full if self.in_flight() > 0 => return false,
                 // No send is under way and still there is no room: waiting would be for ever.
                 Queued::Full => {
-                    context.counts.refused(planned.send.slot, planned.send.datagrams, libc::ENOBUFS)
+                    refuse(context.tracer, &context.counts, context.engine, &planned, libc::ENOBUFS);
                 }
                 Queued::Failed(errno) => {
-                    context.counts.refused(planned.send.slot, planned.send.datagrams, errno)
+                    refuse(context.tracer, &context.counts, context.engine, &planned, errno);
                 }
                 Queued::Yes => {}
             }
@@ -184,11 +190,36 @@ impl Sends {
         self.next_run += 1;
         self.proving = false;
         let Self { planned, proven, proving, .. } = self;
-        context.engine.sends(index, context.now_ns, &mut context.counts, |run, send| {
+        let plan = |run: &Run, send: engine::Send| {
             *proving |= send.datagrams > 1 && !proven.carries(send.slot, run.segment());
             planned.push_back(Planned { run: index as u32, send, is_second: false });
-        });
+        };
+        let Context { engine, counts, tracer, now_ns, .. } = context;
+        if !tracer.is_on() {
+            return engine.sends(index, *now_ns, counts, plan);
+        }
+        let mut drops = tracer.take_drops();
+        engine.sends(index, *now_ns, &mut DropWatch { counts, drops: &mut drops }, plan);
+        tracer.dropped(counts.segment, engine, &engine.runs()[index], drops);
     }
+}
+
+/// Counts copies that the kernel refused.
+#[cold]
+fn refuse(tracer: &Tracer, counts: &Counts<'_>, engine: &Engine, planned: &Planned, errno: i32) {
+    counts.refused(planned.send.slot, planned.send.datagrams, errno);
+    if tracer.is_on() {
+        show(tracer, counts, engine, planned, Some(errno));
+    }
+}
+
+/// Shows traces what came of a send.
+#[cold]
+fn show(tracer: &Tracer, counts: &Counts<'_>, engine: &Engine, planned: &Planned, errno: Option<i32>) {
+    let Planned { run, send, .. } = planned;
+    let run = &engine.runs()[*run as usize];
+    let outcome = Outcome { output: send.slot, drop: errno.map(reason_of), errno: errno.unwrap_or(0) };
+    tracer.copied(counts.segment, engine, run, send.first..send.first + send.datagrams, outcome);
 }
 
 /// Queues one send; its parts lie on the stack and in the frames.

@@ -22,9 +22,13 @@ fn another_users_client() {
     let Ok(path) = env::var(SOCKET) else { return };
     let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
     let mut talk = Talk::over(stream);
-    for (method, params) in
-        [("hello", json!({"protocol": 1})), ("rule.list", json!({})), ("rule.remove", json!({"rule": "r1"}))]
-    {
+    for (method, params) in [
+        ("hello", json!({"protocol": 1})),
+        ("rule.list", json!({})),
+        ("rule.remove", json!({"rule": "r1"})),
+        ("trace.start", json!({"rule": "r1"})),
+        ("trace.get", json!({"id": 1})),
+    ] {
         let line = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         if talk.try_send(format!("{line}\n")).is_err() && method != "hello" {
             break;
@@ -85,7 +89,10 @@ fn a_stranger_who_may_read_may_not_change() {
     let Some(responses) = told(Admission { others_may_read: true, ..CLOSED }, NOBODY) else { return };
     assert_eq!(responses[0]["result"]["may_change"], false);
     assert_eq!(responses[1]["result"]["rules"].as_array().map(Vec::len), Some(1));
-    assert_eq!(responses[2]["error"]["data"]["kind"], "not_permitted");
+    for response in &responses[2..] {
+        assert_eq!(response["error"]["data"]["kind"], "not_permitted");
+    }
+    assert_eq!(responses.len(), 5, "payload is not for everyone");
 }
 
 #[test]

@@ -23,24 +23,24 @@ pub struct OptionalRule {
 
 #[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct RuleFields {
+pub(super) struct RuleFields {
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<NameOrId>,
+    pub(super) rule: Option<NameOrId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<RuleName>,
+    pub(super) name: Option<RuleName>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<RuleId>,
+    pub(super) id: Option<RuleId>,
 }
 
 #[derive(Deserialize, Serialize)]
 #[serde(untagged)]
-enum NameOrId {
+pub(super) enum NameOrId {
     Id(RuleId),
     Text(String),
 }
 
 impl RuleFields {
-    fn into_ref<E: serde::de::Error>(self) -> Result<Option<RuleRef>, E> {
+    pub(super) fn into_ref<E: serde::de::Error>(self) -> Result<Option<RuleRef>, E> {
         match (self.rule, self.name, self.id) {
             (None, None, None) => Ok(None),
             (Some(NameOrId::Id(id)), None, None) | (None, None, Some(id)) => Ok(Some(RuleRef::Id(id))),
@@ -50,7 +50,7 @@ impl RuleFields {
         }
     }
 
-    fn from_ref(rule: Option<&RuleRef>) -> Self {
+    pub(super) fn from_ref(rule: Option<&RuleRef>) -> Self {
         let rule = rule.map(|rule| match rule {
             RuleRef::Id(id) => NameOrId::Id(*id),
             RuleRef::Name(name) => NameOrId::Text(name.to_string()),

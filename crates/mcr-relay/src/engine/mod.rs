@@ -85,8 +85,13 @@ pub trait Counts {
     fn begin_flow(&mut self, flow: FlowSlot, rule: RuleSlot, source: SocketAddr);
     /// Datagrams that a rule took, and where their flow is counted; none if there is no place for it.
     fn rule(&mut self, rule: RuleSlot, datagrams: u64, bytes: u64, flow: Option<FlowSlot>);
-    /// Copies that are not sent.
+    /// Copies that are not sent: the last ones of the run at hand.
     fn output_drop(&mut self, output: OutputSlot, reason: OutputDrop, datagrams: u64);
+    /// A rule would have taken the arrival at hand, but for what [`Counts::input_drop`] says next. For traces; nothing is to be
+    /// counted.
+    fn kept_from(&mut self, rule: RuleSlot) {
+        let _ = rule;
+    }
 }
 
 /// One send to make.
@@ -221,6 +226,7 @@ impl Engine {
         let datagrams = arrival.datagrams();
         let matches = self.table.lookup(arrival.socket, arrival.destination);
         if arrival.hop_limit <= 1 && expires(&self.routes, matches, arrival) {
+            wanting(&self.routes, matches, arrival).for_each(|state| counts.kept_from(state.route.rule));
             counts.input_drop(arrival.input, InputDrop::HopLimit, u64::from(datagrams));
             return Ok(());
         }
@@ -233,7 +239,7 @@ impl Engine {
             self.runs.resize_with(runs_needed, Run::new);
         }
         let capped;
-        let arrival = if self.caps.are_none() || !wanted(&self.routes, matches, arrival) {
+        let arrival = if self.caps.are_none() || wanting(&self.routes, matches, arrival).next().is_none() {
             arrival
         } else {
             let admitted = self.caps.admit(arrival);
@@ -275,6 +281,12 @@ impl Engine {
     /// The rule whose datagrams a run holds; none if its route is gone.
     pub fn rule_of(&self, run: &Run) -> Option<RuleSlot> {
         self.routes.get(run.route as usize)?.as_ref().map(|state| state.route.rule)
+    }
+
+    /// How many outputs the route of a rule has; none if it has no route.
+    pub fn output_count(&self, rule: RuleSlot) -> usize {
+        let route = self.by_rule.get(&rule).and_then(|index| self.routes[*index as usize].as_ref());
+        route.map_or(0, |state| state.outputs.len())
     }
 
     /// Calls `send` for each send that a run needs, and counts the copies that are not to be sent. `now_ns` is a monotonic clock.
@@ -428,19 +440,20 @@ impl OutputState {
     }
 }
 
-/// Whether any route takes it.
-fn wanted(routes: &[Option<RouteState>], matches: &[u32], arrival: &Arrival) -> bool {
-    matches.iter().any(|index| routes[*index as usize].as_ref().is_some_and(|state| state.wants(arrival)))
+/// The routes that want an arrival.
+fn wanting<'a>(
+    routes: &'a [Option<RouteState>],
+    matches: &'a [u32],
+    arrival: &'a Arrival,
+) -> impl Iterator<Item = &'a RouteState> {
+    let routes = matches.iter().filter_map(|index| routes[*index as usize].as_ref());
+    routes.filter(|state| state.wants(arrival))
 }
 
 /// Whether an arrival with its TTL used up ends at the input: some route wants it, and every output of all that do keeps the TTL.
 /// If one of them can send it, the others take it as well, and count it at their outputs.
 fn expires(routes: &[Option<RouteState>], matches: &[u32], arrival: &Arrival) -> bool {
-    let mut wanting = matches
-        .iter()
-        .filter_map(|index| routes[*index as usize].as_ref())
-        .filter(|state| state.wants(arrival))
-        .peekable();
+    let mut wanting = wanting(routes, matches, arrival).peekable();
     wanting.peek().is_some() && wanting.all(|state| state.all_keep_hop_limit)
 }
 

@@ -141,15 +141,20 @@ impl Run {
 
     /// The frame that the datagram at `index` came in.
     pub fn frame_of(&self, index: u32) -> u32 {
+        self.place_of(index).0
+    }
+
+    /// The frame that the datagram at `index` came in, and where in it its payload begins.
+    pub fn place_of(&self, index: u32) -> (u32, u32) {
         let (start, _) = self.span(index, 1);
         let mut position = 0;
         for part in &self.parts {
-            position += part.bytes;
-            if start < position {
-                return part.frame;
+            if start < position + part.bytes {
+                return (part.frame, part.offset + (start - position));
             }
+            position += part.bytes;
         }
-        self.parts.last().map_or(0, |part| part.frame)
+        self.parts.last().map_or((0, 0), |part| (part.frame, part.offset))
     }
 
     fn span(&self, first: u32, datagrams: u32) -> (u32, u32) {

@@ -244,6 +244,7 @@ impl Engine {
         } else {
             let admitted = self.caps.admit(arrival);
             if admitted < datagrams {
+                wanting(&self.routes, matches, arrival).for_each(|state| counts.kept_from(state.route.rule));
                 counts.input_drop(arrival.input, InputDrop::Rate, u64::from(datagrams - admitted));
             }
             let Some(first) = arrival.first(admitted) else { return Ok(()) };

@@ -8,8 +8,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-/// Runs one target, or all, each for `seconds`.
-pub(crate) fn run(target: Option<&str>, seconds: u32) -> anyhow::Result<()> {
+/// Runs one target, or all, each for `seconds`; with `hours`, all together for so long.
+///
+/// What libFuzzer finds goes to `fuzz/corpus/TARGET`; it begins with that and with the committed `fuzz/seeds/TARGET`.
+pub(crate) fn run(target: Option<&str>, seconds: u32, hours: Option<f64>) -> anyhow::Result<()> {
     let root = root();
     let known = targets(&root.join("fuzz/fuzz_targets"))?;
     let chosen = chosen(&known, target)?;
@@ -20,16 +22,25 @@ pub(crate) fn run(target: Option<&str>, seconds: u32) -> anyhow::Result<()> {
              rustup toolchain install nightly\n  cargo install cargo-fuzz"
         );
     }
+    let seconds = hours.map_or(seconds, |hours| share(hours, chosen.len()));
     for target in chosen {
         println!("fuzzing {target} for {seconds} s");
+        let (corpus, seeds) = (format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"));
+        fs::create_dir_all(root.join(&corpus)).with_context(|| format!("cannot make {corpus}"))?;
         let mut command = cargo(&root);
-        command.args(["run", target, "--", &format!("-max_total_time={seconds}")]);
+        command.args(["run", target, &corpus, &seeds, "--", &format!("-max_total_time={seconds}")]);
         let status = command.status().context("cannot start cargo")?;
         if !status.success() {
             bail!("fuzz target {target} failed; its input is under fuzz/artifacts/{target}");
         }
     }
     Ok(())
+}
+
+/// Seconds for each of so many targets.
+fn share(hours: f64, targets: usize) -> u32 {
+    // Whole seconds, at least one; a float as large as that is cut to the largest.
+    ((hours * 3600.0 / targets as f64) as u32).max(1)
 }
 
 fn root() -> PathBuf {
@@ -87,6 +98,12 @@ mod tests {
             assert!(manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")), "{target}");
         }
         assert_eq!(listed, known.len());
+    }
+
+    #[test]
+    fn hours_are_shared_by_all_targets() {
+        assert_eq!(share(1.0, 10), 360);
+        assert_eq!(share(0.0001, 10), 1);
     }
 
     #[test]

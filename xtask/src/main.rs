@@ -77,6 +77,9 @@ enum Command {
         /// How long each target runs
         #[arg(long, value_name = "N", default_value_t = 60)]
         seconds: u32,
+        /// How long all targets together run
+        #[arg(long, value_name = "N", conflicts_with = "seconds")]
+        hours: Option<f64>,
     },
 }
 
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
         Command::Bpf { check } => bpf::run(check),
         Command::Bench { args } => bench::run(&args),
         Command::Instructions { check } => instructions::run(check),
-        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Command::Fuzz { target, seconds, hours } => fuzz::run(target.as_deref(), seconds, hours),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ mod args;
 mod baseline;
 mod bpf;
 mod case;
+mod compare;
 mod cores;
 mod cost;
 mod interrupt;
@@ -36,6 +37,7 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     let result = match args::Args::parse().command {
         args::Command::Peers(peers) => run::run(&peers),
+        args::Command::Compare(compare) => compare::run(&compare),
         args::Command::Table { file } => table::of_file(&file).map(|text| print!("{text}")),
         args::Command::Baseline { inputs, outputs } => baseline::run(inputs, &outputs),
     };

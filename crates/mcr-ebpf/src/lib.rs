@@ -19,6 +19,7 @@ mod error;
 mod grace;
 mod group;
 mod layout;
+mod loaded;
 mod object;
 mod path;
 mod pool;
@@ -26,6 +27,7 @@ mod rule;
 
 pub use counts::Delta;
 pub use error::{AttachError, LoadError, UpdateError};
+pub use loaded::{Loaded, loaded};
 pub use object::programs_at;
 pub use path::KernelPath;
 pub use rule::{Output, Rule, Way};

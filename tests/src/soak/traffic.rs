@@ -120,6 +120,8 @@ fn send(source: &Namespace, to: &[SocketAddr], shared: &Shared) {
     let open =
         |address: &str| source.enter(|| UdpSocket::bind(address)).expect("the source has this address");
     let (ipv4, ipv6) = (open("10.1.0.1:0"), open("[fd00:1::1]:0"));
+    // A socket with an address sends to groups by the interface that has it, whatever the routes say.
+    let routed = open("0.0.0.0:0");
     ipv4.set_multicast_ttl_v4(16).expect("it is a valid TTL");
     let mut bytes = vec![0; PAYLOAD_BYTES];
     let (mut due, step) = (Instant::now(), Duration::from_secs(1) / RATE);
@@ -137,7 +139,7 @@ fn send(source: &Namespace, to: &[SocketAddr], shared: &Shared) {
         }
         for flap in 0..FLAPS {
             // The interface may be gone: nobody counts on these.
-            let _ = ipv4.send_to(&bytes, (flap_group(flap), 5000));
+            let _ = routed.send_to(&bytes, (flap_group(flap), 5000));
         }
     }
 }

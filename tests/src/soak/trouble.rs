@@ -18,7 +18,7 @@ use mcr_proto::{
 
 use super::{
     acts::ACTS,
-    scene::{FLAPS, MOVING, REFLECTOR, Scene},
+    scene::{FLAPS, REFLECTOR, Scene},
     usage::Usage,
 };
 use crate::{Daemon, DaemonOptions, held::Held, law, reflector::Tester};
@@ -52,7 +52,7 @@ pub(super) struct Trouble {
     pub(super) dice: Dice,
     /// Connections that were left as they were.
     pub(super) hanging: Vec<UnixStream>,
-    /// Which worker carries each steady rule when all is well.
+    /// Which worker carries each rule when all is well.
     homes: BTreeMap<String, u16>,
     before: Option<Stats>,
     /// How often each act was carried out.
@@ -93,8 +93,7 @@ impl Trouble {
         };
         this.settle("a daemon that has just begun");
         let rules = this.rules();
-        let steady = rules.iter().filter(|rule| !rule.name.to_string().starts_with("moving"));
-        this.homes = steady.map(|rule| (rule.name.to_string(), rule.worker)).collect();
+        this.homes = rules.iter().map(|rule| (rule.name.to_string(), rule.worker)).collect();
         this
     }
 
@@ -208,7 +207,8 @@ impl Trouble {
     pub(super) fn look_forward(&mut self) {
         let Some(mut now) = self.ask("stats.get", |client| client.stats(None)) else { return };
         let homes = &self.homes;
-        now.rules.retain(|rule| homes.contains_key(&rule.name.to_string()));
+        let stays = |name: String| homes.contains_key(&name) && !is_moving(&name);
+        now.rules.retain(|rule| stays(rule.name.to_string()));
         now.inputs.retain(|input| input.interface == "in0");
         if let Some(fault) = self.before.as_ref().and_then(|before| law::backward(before, &now)) {
             self.faults.push(fault);
@@ -240,16 +240,13 @@ impl Trouble {
 
     /// Loads what stays and waits until all of it relays where it did.
     fn settle(&mut self, what: &str) {
-        let moving = self.moving_names();
-        // Gone and back, they are carried by the worker they would have been.
-        for rule in moving {
-            let rule = rule_ref(&rule).expect("a name");
-            self.ask("rule.remove", |client| client.rule_remove(&rule));
-        }
         let mut wrong = String::new();
         let settled = wait_until(HEALED_WITHIN, what, || {
             self.load(true);
             wrong = self.unsettled().unwrap_or_default();
+            if !wrong.is_empty() {
+                self.forget_strays();
+            }
             wrong.is_empty()
         });
         if settled.is_err() {
@@ -257,8 +254,16 @@ impl Trouble {
         }
     }
 
-    fn moving_names(&self) -> Vec<String> {
-        (0..MOVING).map(|at| format!("moving-{at}")).collect()
+    /// Removes rules that were moved: loaded again, they are carried by the worker they would have been.
+    fn forget_strays(&mut self) {
+        for rule in self.rules() {
+            let name = rule.name.to_string();
+            let strayed = self.homes.get(&name).is_some_and(|home| *home != rule.worker);
+            if strayed && is_moving(&name) {
+                let rule = rule_ref(&name).expect("a name");
+                self.ask("rule.remove", |client| client.rule_remove(&rule));
+            }
+        }
     }
 
     /// What is not yet as it is to be.
@@ -341,6 +346,11 @@ impl Trouble {
         }
         self.faults
     }
+}
+
+/// Whether a rule is one of those that are moved about.
+fn is_moving(rule: &str) -> bool {
+    rule.starts_with("moving")
 }
 
 /// Sockets, memberships and BPF objects that are still there.

@@ -109,6 +109,8 @@ impl Trouble {
             say(&format!("{name}: {} ms, {} faults", begun.elapsed().as_millis(), self.faults.len()));
             *self.acts.entry(name).or_default() += 1;
         }
+        // Its program is loaded into memory that is kept: that must have happened before what is held is written down.
+        self.rest_with(true);
     }
 
     /// One act, by dice.
@@ -218,13 +220,17 @@ impl Trouble {
 
     /// Puts everything back: links up, no client but this one, only the rules that stay and those that move, where they were.
     pub(super) fn rest(&mut self) {
+        self.rest_with(false);
+    }
+
+    fn rest_with(&mut self, reflect_xdp: bool) {
         self.hanging.clear();
         for flap in 0..FLAPS {
             self.put_back(flap);
         }
         let _ = self.scene.line.relay.set_up("out1");
         self.scene.churn.clear();
-        self.scene.reflect_xdp = false;
+        self.scene.reflect_xdp = reflect_xdp;
         self.settle("all put back");
     }
 

@@ -26,6 +26,8 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Measure two builds of mcrd against each other, in turn (`cargo xtask bench compare REV` builds them)
+    Compare(Compare),
     /// The relay that everything is compared with (started by `peers`)
     #[command(hide = true)]
     Baseline {
@@ -91,6 +93,34 @@ pub(crate) enum SenderKind {
     Packet,
     /// Frames that the kernel makes itself (XDP live frames): faster, and slows the other core down by its use of memory
     Live,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Compare {
+    /// Where the mcrd is that stands for 1
+    #[arg(long, value_name = "DIR")]
+    pub(crate) a: PathBuf,
+    /// Where the mcrd is that is compared with it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) b: PathBuf,
+    /// How often each of the two takes its turn in each case
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Half a second a trial and a coarse search: to see that all works, not for numbers
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Length of a trial
+    #[arg(long, value_name = "MS", default_value_t = 2000, conflicts_with = "quick", value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub(crate) trial_ms: u64,
+    /// Write each trial, and the ratios, here as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// What of mcrd to compare
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "PEER,..", default_values_t = [Peer::McrdKernel, Peer::McrdPacket, Peer::McrdUdp])]
+    pub(crate) peers: Vec<Peer>,
+    /// What to relay
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "CASE,..", default_values_t = [Case::One, Case::FanOut])]
+    pub(crate) cases: Vec<Case>,
 }
 
 /// A kind of measurement.

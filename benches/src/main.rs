@@ -15,6 +15,7 @@ mod args;
 mod baseline;
 mod bpf;
 mod case;
+mod compare;
 mod cores;
 mod cost;
 mod interrupt;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let result = match args::Args::parse().command {
         args::Command::Peers(peers) => run::run(&peers),
         args::Command::Reflect(reflect) => reflect::run(&reflect),
+        args::Command::Compare(compare) => compare::run(&compare),
         args::Command::Table { file } => table::of_file(&file).map(|text| print!("{text}")),
         args::Command::Baseline { inputs, outputs } => baseline::run(inputs, &outputs),
         args::Command::Swapper { interface } => swapper::run(&interface),

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Peers) -> anyhow::Result<()> {
     result
 }
 
-struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     args: &'a Peers,
     duration: Duration,
     bin_dir: PathBuf,
@@ -54,10 +54,10 @@ struct Bench<'a> {
 
 /// Whose turn it is.
 #[derive(Clone, Copy)]
-struct Turn {
-    case: Case,
-    peer: Peer,
-    round: u32,
+pub(crate) struct Turn {
+    pub(crate) case: Case,
+    pub(crate) peer: Peer,
+    pub(crate) round: u32,
 }
 
 impl Turn {
@@ -67,7 +67,7 @@ impl Turn {
 }
 
 impl<'a> Bench<'a> {
-    fn new(args: &'a Peers) -> anyhow::Result<Self> {
+    pub(crate) fn new(args: &'a Peers) -> anyhow::Result<Self> {
         let bin_dir = match &args.bin_dir {
             Some(directory) => directory.clone(),
             None => env::current_exe()?.parent().context("this program is in no directory")?.to_owned(),
@@ -86,6 +86,11 @@ impl<'a> Bench<'a> {
             known,
             absent,
         })
+    }
+
+    /// What was measured so far.
+    pub(crate) fn records(&self) -> &[Record] {
+        self.records.all()
     }
 
     fn rounds(&mut self) -> anyhow::Result<()> {
@@ -144,7 +149,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Starts a peer, takes all measurements of it, ends it.
-    fn turn(&mut self, turn: Turn) -> anyhow::Result<()> {
+    pub(crate) fn turn(&mut self, turn: Turn) -> anyhow::Result<()> {
         let dropping = self.lab.drop_all(turn.case.outputs())?;
         let mut relay = turn.peer.start(&self.lab, turn.case, &self.bin_dir)?;
         trial::warm_up(&self.lab, turn.case, &mut relay)?;

@@ -20,7 +20,10 @@ fuzz_target!(|text: &str| {
         Err(error) => {
             let message = error.to_string();
             assert!(!message.contains('\n'), "{message}");
-            assert!(message.starts_with(&format!("fuzz.toml:{}: key `{}`: ", error.line, error.key)), "{message}");
+            assert!(
+                message.starts_with(&format!("fuzz.toml:{}: key `{}`: ", error.line, error.key)),
+                "{message}"
+            );
         }
     }
 });

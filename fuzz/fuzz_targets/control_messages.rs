@@ -21,8 +21,14 @@ fuzz_target!(|input: &[u8]| {
         end = start + message.data.len();
         assert!(end <= input.len());
     }
-    let datagram =
-        Datagram { name: input, control: &[], payload: &[], truncated: false, control_truncated: false };
+    let datagram = Datagram {
+        name: input,
+        control: &[],
+        payload: &[],
+        truncated: false,
+        control_truncated: false,
+        ring_header: &[],
+    };
     if let Some(source) = datagram.source() {
         assert_eq!(source.port().to_be_bytes(), input[2..4]);
         assert!(input.len() >= if source.is_ipv4() { 8 } else { 28 });

@@ -45,20 +45,34 @@ pub fn broken(stats: &Stats) -> Option<String> {
 /// # Panics
 /// If that does not come.
 pub fn at_rest(client: &mut Client) -> Stats {
-    let mut before = read(client);
+    try_at_rest(client).unwrap_or_else(|fault| panic!("{fault}"))
+}
+
+/// The counters, once they move no more and the law holds.
+///
+/// # Errors
+/// What does not hold, if that does not come.
+pub fn try_at_rest(client: &mut Client) -> Result<Stats, String> {
+    let mut before = client.stats(None).map_err(|error| error.to_string())?;
     let mut fault = None;
     let waited = mcr_lab::wait_until(crate::PATIENCE, "the counters are at rest", || {
         thread::sleep(PAUSE);
-        let now = read(client);
+        let now = match client.stats(None) {
+            Ok(now) => now,
+            Err(error) => {
+                fault = Some(error.to_string());
+                return false;
+            }
+        };
         fault = broken(&now);
         let rests = counts(&before) == counts(&now);
         before = now;
         rests && fault.is_none()
     });
-    if let Err(error) = waited {
-        panic!("{error}; {fault:?}: {before:#?}");
+    match waited {
+        Ok(()) => Ok(before),
+        Err(error) => Err(format!("{error}; {fault:?}: {before:#?}")),
     }
-    before
 }
 
 /// Asserts that no counter of `before` is less in `after`, or gone.
@@ -67,11 +81,18 @@ pub fn at_rest(client: &mut Client) -> Stats {
 /// If one is.
 #[track_caller]
 pub fn assert_forward(before: &Stats, after: &Stats) {
-    let after = by_name(after);
-    for (name, count) in by_name(before) {
-        let now = after.get(&name);
-        assert!(now.is_some_and(|now| *now >= count), "{name} went back from {count} to {now:?}");
+    if let Some(fault) = backward(before, after) {
+        panic!("{fault}");
     }
+}
+
+/// Which counter of `before` is less in `after`, or gone, if any.
+pub fn backward(before: &Stats, after: &Stats) -> Option<String> {
+    let after = by_name(after);
+    by_name(before).into_iter().find_map(|(name, count)| {
+        let now = after.get(&name);
+        now.is_none_or(|now| *now < count).then(|| format!("{name} went back from {count} to {now:?}"))
+    })
 }
 
 /// Every counter of a daemon, by a name of its own.

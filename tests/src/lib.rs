@@ -10,6 +10,7 @@
 //! - [`reflector`]: one `mcrd reflect` and a tester that compares every frame.
 //! - [`random`]: frames of all kinds, valid and not, from a seed.
 //! - [`held`]: the sockets and memberships of a namespace.
+//! - [`soak`]: everything at once, for as long as one likes.
 //! - [`law`]: every datagram in exactly one counter.
 //! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
 //!
@@ -31,6 +32,7 @@ pub mod prometheus;
 pub mod random;
 pub mod reflector;
 pub mod sink;
+pub mod soak;
 pub mod source;
 pub mod streams;
 pub mod traffic_lock;

@@ -4,7 +4,7 @@
 use mcr_e2e::{Bed, Cell, law, source};
 use mcr_lab::require;
 use mcr_proto::{
-    message::{Explanation, Verdict},
+    message::{CounterValue, Diagnosis, Explanation, Verdict},
     rpc::rule_ref,
 };
 use serde_json::json;
@@ -140,4 +140,36 @@ fn on_the_udp_path_what_the_host_drops_first_is_told() {
         |told: Explanation| told.obstacles.into_iter().map(|finding| finding.check).collect::<Vec<_>>();
     assert_eq!(checks(why(&mut bed, "192.0.2.9:9 > 239.1.1.1:5000@in0")), ["rp_filter"]);
     assert_eq!(checks(why(&mut bed, "10.1.0.1:9 > 239.1.1.1:5000@in0")), [""; 0]);
+}
+
+#[test]
+fn on_the_kernel_path_counters_are_those_of_the_kernel_and_doctor_sees_its_drops() {
+    let Some(()) = require::netns() else { return };
+    let mut bed = Bed::new(Cell::KERNEL, 2);
+    bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0,ttl=9"]);
+    let source = bed.source(TO);
+    let sink = bed.sink(0, "239.2.2.2:6000@dst0");
+    let payloads = source::payloads(1, [100, 200, 300]);
+    source.send(&payloads);
+    sink.expect(&payloads);
+    let told = why(&mut bed, &format!("{} > {TO}@in0", source.address()));
+    assert_eq!((told.verdict, told.rules[0].worker), (Verdict::Relayed, None), "{told:?}");
+    let value = |counters: &[CounterValue], name: &str| {
+        counters.iter().find(|counter| counter.name.ends_with(name)).map(|counter| counter.value)
+    };
+    assert_eq!(value(&told.rules[0].counters, "datagrams"), Some(3));
+    assert_eq!(value(&told.rules[0].outputs[0].counters, "copies"), Some(3));
+    let input = told.counters.iter().find(|counter| counter.name.starts_with("in0 (kernel"));
+    assert_eq!(input.map(|counter| counter.value), Some(3), "{told:?}");
+
+    bed.add("keeps", "239.1.1.1:5001@in0", &["239.2.2.3:6001@out0,ttl=keep"]);
+    let source = bed.source("239.1.1.1:5001");
+    source.ttl(1);
+    source.send(&payloads);
+    let stats = bed.at_rest();
+    assert_eq!(law::input(&stats, "in0").drops["hop_limit"], 3);
+    let diagnosis: Diagnosis = bed.client.call("doctor.run", &json!({})).unwrap();
+    let found = diagnosis.findings.iter().find(|finding| finding.check == "hop_limit");
+    assert!(found.is_some(), "{diagnosis:?}");
+    bed.finish();
 }

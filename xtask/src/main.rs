@@ -10,7 +10,10 @@ mod docs;
 mod fuzz;
 mod instructions;
 mod layers;
+mod loom;
 mod published;
+mod sanitize;
+mod soak;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -56,7 +59,7 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Compare MCR with other ways to relay UDP, or make tables of results: `cargo xtask bench --help`
+    /// Compare MCR with other ways to relay UDP, or with itself at another revision (`compare REV`): `cargo xtask bench --help`
     #[command(disable_help_flag = true)]
     Bench {
         /// What the benchmark is told
@@ -69,14 +72,37 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Kills, flaps, loads, moves and hostile clients on a daemon that relays; at the end all must be counted, and nothing left
+    Soak {
+        /// How long
+        #[arg(long, value_name = "N", default_value_t = 30.0)]
+        minutes: f64,
+        /// The same seed makes the same trouble, in the same order
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
+    /// Run the tests that try every order of threads
+    Loom,
+    /// Run the tests of crates with unsafe code under AddressSanitizer (needs a nightly toolchain)
+    Sanitize {
+        /// Crates to test; all with unsafe code without them
+        #[arg(value_name = "CRATE")]
+        crates: Vec<String>,
+    },
     /// Run fuzz targets, all of them or one (needs a nightly toolchain and cargo-fuzz)
     Fuzz {
-        /// Target to run; all, one after another, without it
+        /// Target to run; all without it
         #[arg(value_name = "TARGET")]
         target: Option<String>,
         /// How long each target runs
         #[arg(long, value_name = "N", default_value_t = 60)]
         seconds: u32,
+        /// How long all targets together run
+        #[arg(long, value_name = "N", conflicts_with = "seconds")]
+        hours: Option<f64>,
+        /// How many targets run at a time
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        jobs: usize,
     },
 }
 
@@ -91,7 +117,12 @@ fn main() -> ExitCode {
         Command::Bpf { check } => bpf::run(check),
         Command::Bench { args } => bench::run(&args),
         Command::Instructions { check } => instructions::run(check),
-        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Command::Soak { minutes, seed } => soak::run(minutes, seed),
+        Command::Loom => loom::run(),
+        Command::Sanitize { crates } => sanitize::run(&crates),
+        Command::Fuzz { target, seconds, hours, jobs } => {
+            fuzz::run(&fuzz::Campaign { target: target.as_deref(), seconds, hours, jobs })
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,10 +12,13 @@
 //! - A handle names its pool. Using it with another pool panics, in release builds too.
 //! - The mapping neither moves nor shrinks while its pool lives.
 
+#![allow(unexpected_cfgs, reason = "`cargo xtask loom` sets `loom`")]
+
 mod layout;
 mod local;
 mod map;
 mod shared;
+mod sync;
 
 use std::io;
 

@@ -1,13 +1,11 @@
 //! The pool of many threads: taken by any, given back by any.
 
 use std::slice;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-use crossbeam_queue::ArrayQueue;
 
 use crate::layout::{Placed, place};
 use crate::local::next_pool_id;
 use crate::map::Map;
+use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering};
 use crate::{Counts, Pages, PoolConfig, PoolError};
 
 /// One buffer of one [`SharedPool`]: neither `Copy` nor `Clone`, given back by value, from any thread.
@@ -201,5 +199,103 @@ impl SharedClass {
             empty: self.empty.load(Ordering::Relaxed),
             high_water: self.high_water.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Every order of threads: `cargo xtask loom`.
+#[cfg(all(loom, test))]
+mod tests {
+    use loom::{cell::UnsafeCell, sync::Arc, thread};
+
+    use super::*;
+
+    /// A class of so many buffers, and what stands for their memory: loom fails the test if two threads use one at once, or one
+    /// without having seen what the other did.
+    struct Watched {
+        class: SharedClass,
+        memory: Vec<UnsafeCell<u32>>,
+    }
+
+    impl Watched {
+        fn new(buffers: u32) -> Self {
+            let class = SharedClass::new(Placed { start: 0, stride: 64, bytes: 64, buffers });
+            Self { class, memory: (0..buffers).map(|_| UnsafeCell::new(0)).collect() }
+        }
+
+        /// Takes a buffer, writes to it and gives it back; whether there was one.
+        fn use_one(&self, mark: u32) -> bool {
+            let Some(index) = self.class.take() else { return false };
+            self.memory[index as usize].with_mut(|memory| {
+                // SAFETY: the queue gave out this index once, so no other thread is here; loom checks just that.
+                unsafe { *memory = mark }
+            });
+            self.class.give(index);
+            true
+        }
+    }
+
+    fn all_is_back(watched: &Watched, uses: u64, misses: u64, threads: u32) {
+        let buffers = watched.memory.len() as u32;
+        let Counts { taken, given, empty, high_water } = watched.class.counts();
+        assert_eq!((taken, given, empty), (uses, uses, misses));
+        assert_eq!(watched.class.free.len(), buffers as usize);
+        assert_eq!(watched.class.out.load(Ordering::Relaxed), 0);
+        // A buffer that was counted as taken before it was counted as given back would show here.
+        assert!((1..=buffers.min(threads)).contains(&high_water), "{high_water} out at a time");
+    }
+
+    #[test]
+    fn in_every_order_of_threads_a_buffer_has_one_owner_and_the_counts_are_right() {
+        loom::model(|| {
+            let watched = Arc::new(Watched::new(1));
+            let other = {
+                let watched = Arc::clone(&watched);
+                thread::spawn(move || [watched.use_one(1), watched.use_one(2)])
+            };
+            let own = [watched.use_one(3), watched.use_one(4)];
+            let all = [own, other.join().expect("it does not panic")].concat();
+            let uses = all.iter().filter(|used| **used).count() as u64;
+            all_is_back(&watched, uses, 4 - uses, 2);
+        });
+    }
+
+    #[test]
+    fn with_a_buffer_for_each_thread_none_ever_finds_the_pool_empty() {
+        loom::model(|| {
+            let watched = Arc::new(Watched::new(2));
+            let others = [1, 2].map(|mark| {
+                let watched = Arc::clone(&watched);
+                thread::spawn(move || watched.use_one(mark))
+            });
+            assert!(others.map(|other| other.join().expect("it does not panic")).iter().all(|used| *used));
+            all_is_back(&watched, 2, 0, 2);
+        });
+    }
+
+    #[test]
+    fn a_buffer_taken_by_one_thread_and_given_back_by_another_is_whole_for_the_next() {
+        loom::model(|| {
+            let watched = Arc::new(Watched::new(1));
+            let index = watched.class.take().expect("it is full");
+            let other = {
+                let watched = Arc::clone(&watched);
+                thread::spawn(move || {
+                    watched.memory[index as usize].with_mut(|memory| {
+                        // SAFETY: the index was handed over with the thread, and is used nowhere else until it is given back.
+                        unsafe { *memory = 7 }
+                    });
+                    watched.class.give(index);
+                })
+            };
+            if let Some(again) = watched.class.take() {
+                let seen = watched.memory[again as usize].with(|memory| {
+                    // SAFETY: as in `use_one`.
+                    unsafe { *memory }
+                });
+                assert_eq!(seen, 7, "what its last user wrote is seen");
+                watched.class.give(again);
+            }
+            other.join().expect("it does not panic");
+        });
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use mcr_metrics::{OUTPUT_SLOTS, RULE_SLOTS};
+use mcr_metrics::{OUTPUT_SLOTS, RULE_SLOTS, Segment};
 use mcr_netmon::{Change, Snapshot};
 use mcr_proto::{
     message::{EventWhat, Fault, FaultKind, RuleRef, RuleState, RuleView, Settings},
@@ -231,8 +231,7 @@ impl State {
         for retired in retired {
             let Some(Retired { rule, outputs }) = self.kernel.keep(retired) else { continue };
             self.end_traces_of(rule);
-            let segments = self.workers.iter().map(|worker| &worker.counters).chain([&self.kernel.counters]);
-            for counters in segments {
+            for counters in self.segments() {
                 counters.clear_rule(rule);
                 outputs.iter().for_each(|slot| counters.clear_output(*slot));
             }
@@ -417,6 +416,11 @@ impl State {
         for worker in self.workers.iter_mut().filter(|worker| worker.is_running()) {
             worker.sockets.go_on_searching(&worker.counters);
         }
+    }
+
+    /// Everyone's counters, by their places: the workers', then that of the kernel data path.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.workers.iter().map(|worker| &worker.counters).chain([&self.kernel.counters])
     }
 
     /// Brings the kernel's counts into the counters: those of drops, and those of its own data path.

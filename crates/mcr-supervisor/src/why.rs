@@ -179,7 +179,7 @@ impl State {
 
     fn rule_counters(&self, slot: RuleSlot) -> Vec<CounterValue> {
         let sum = |of: &dyn Fn(&mcr_metrics::RuleCounters) -> u64| {
-            self.workers.iter().map(|worker| of(worker.counters.rule(slot))).sum()
+            self.segments().map(|counters| of(counters.rule(slot))).sum()
         };
         vec![
             value("datagrams", sum(&|rule| rule.datagrams.get())),
@@ -188,7 +188,7 @@ impl State {
     }
 
     fn output_counters(&self, slot: OutputSlot) -> Vec<CounterValue> {
-        let outputs = || self.workers.iter().map(|worker| worker.counters.output(slot));
+        let outputs = || self.segments().map(|counters| counters.output(slot));
         let copies = outputs().map(|output| output.copies.get()).sum();
         let drops = OutputDrop::ALL.iter().map(|reason| {
             let sum: u64 = outputs().map(|output| output.drops[*reason as usize].get()).sum();
@@ -200,7 +200,8 @@ impl State {
     fn input_counters<'a>(&self, inputs: impl Iterator<Item = &'a InputView>) -> Vec<CounterValue> {
         let mut values = Vec::new();
         for input in inputs {
-            let counters = self.workers[usize::from(input.worker.0)].counters.input(input.slot);
+            let Some(counters) = self.segments().nth(usize::from(input.worker.0)) else { continue };
+            let counters = counters.input(input.slot);
             let name = |name: &str| {
                 format!("{} ({}, worker {}) {name}", input.interface, input.datapath, input.worker)
             };

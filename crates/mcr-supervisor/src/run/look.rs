@@ -142,13 +142,12 @@ impl Supervisor<'_> {
     }
 
     fn count(&self, survey: &mut Survey) {
-        let workers = &self.state.workers;
-        let segments = || workers.iter().map(|worker| &worker.counters);
+        let segments = || self.state.segments();
         let input = |worker: u16, slot: InputSlot| {
             let of = |segment: &Segment| {
                 std::array::from_fn(|index| segment.input(slot).dropped(InputDrop::ALL[index]))
             };
-            workers.get(usize::from(worker)).map_or([0; InputDrop::COUNT], |worker| of(&worker.counters))
+            segments().nth(usize::from(worker)).map_or([0; InputDrop::COUNT], of)
         };
         let output = |slot: OutputSlot| {
             std::array::from_fn::<_, { OutputDrop::COUNT }, _>(|index| {

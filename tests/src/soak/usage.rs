@@ -179,7 +179,7 @@ fn bpf_objects(info: &str) -> impl Iterator<Item = BpfObject> + '_ {
 /// All BPF objects of the machine.
 pub(super) fn loaded_bpf() -> BTreeSet<BpfObject> {
     let loaded = mcr_ebpf::loaded();
-    let of = |kind, ids: Vec<u32>| ids.into_iter().map(move |id| (kind, id));
+    let of = |kind, ids: BTreeSet<u32>| ids.into_iter().map(move |id| (kind, id));
     of("prog", loaded.programs).chain(of("map", loaded.maps)).chain(of("link", loaded.links)).collect()
 }
 

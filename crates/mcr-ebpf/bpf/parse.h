@@ -108,8 +108,10 @@ apiece int read_ip(struct __sk_buff *skb, struct frame *frame)
 		frame->end = ETHERNET_BYTES + ntohs(ip->bytes);
 		if (ip->version_and_words >> 4 != 4 || header_bytes < IPV4_BYTES)
 			return -1 - INPUT_MALFORMED;
-		if (ip->fragment & htons(0x3fff))
-			return -1 - INPUT_FRAGMENT;
+		if (ip->fragment & htons(0x3fff)) {
+			int whole = frame->end <= skb->len && frame->end >= ETHERNET_BYTES + header_bytes;
+			return whole ? -1 - INPUT_FRAGMENT : -1 - INPUT_MALFORMED;
+		}
 		return ETHERNET_BYTES + header_bytes;
 	}
 	if (skb->protocol != htons(ETH_IPV6) || !reach(skb, ETHERNET_BYTES + IPV6_BYTES))

@@ -70,6 +70,7 @@ fn a_used_up_ttl_is_foretold_with_the_counter_it_ends_in() {
     let told = why(&mut bed, "10.1.0.1:9 > 239.1.1.1:5000@in0,ttl=1");
     assert_eq!(told.verdict, Verdict::Dropped);
     assert!(told.reason.contains("hop_limit"), "{told:?}");
+    assert_eq!(told.nearest, [], "the rule does want it");
     let source = bed.source(TO);
     source.ttl(1);
     source.send(&source::payloads(1, [100]));
@@ -154,6 +155,9 @@ fn on_the_kernel_path_counters_are_those_of_the_kernel_and_doctor_sees_its_drops
     sink.expect(&payloads);
     let told = why(&mut bed, &format!("{} > {TO}@in0", source.address()));
     assert_eq!((told.verdict, told.rules[0].worker), (Verdict::Relayed, None), "{told:?}");
+    let output = &told.rules[0].outputs[0];
+    assert_eq!((output.interface.as_deref(), output.ttl), (Some("out0"), Some(9)), "{told:?}");
+    assert_eq!(output.mac.as_deref(), Some("01:00:5e:02:02:02"));
     let value = |counters: &[CounterValue], name: &str| {
         counters.iter().find(|counter| counter.name.ends_with(name)).map(|counter| counter.value)
     };

@@ -58,9 +58,9 @@ fn write(out: &mut dyn Write, explanation: &Explanation) -> io::Result<()> {
 }
 
 fn write_rule(out: &mut dyn Write, rule: &ExplainedRule) -> io::Result<()> {
-    let who = rule.worker.map_or_else(|| "in the kernel".into(), |worker| format!("worker {worker}"));
+    let who = rule.worker.map_or_else(|| "in the kernel".into(), |worker| format!("on worker {worker}"));
     let path = or_dash(rule.datapath);
-    writeln!(out, "\nrule {} on {who}, path {path} ({})", rule.name, rule.datapath_reason)?;
+    writeln!(out, "\nrule {} {who}, path {path} ({})", rule.name, rule.datapath_reason)?;
     writeln!(out, "  {}", counters(&rule.counters))?;
     for output in &rule.outputs {
         write_output(out, output)?;

@@ -9,17 +9,17 @@ use mcr_doctor::Way;
 use mcr_netmon::{LinkKind, NeighbourState, Snapshot};
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
-    endpoint::Dscp,
+    endpoint::{Dscp, Output, OutputSource, Ttl},
     message::{
         CounterValue, EXPLAINED_OUTPUTS_MAX, EXPLAINED_RULES_MAX, ExplainedOutput, ExplainedRule,
         Explanation, InputView, NearRule, RuleState, Verdict,
     },
-    plan::{OutputSlot, RuleSlot, SocketId, WorkerIndex},
+    plan::{OutputSlot, Route, RuleSlot, SocketId, Via, WorkerIndex},
     probe::Probe,
     rule::Datapath,
 };
 use mcr_relay::{
-    compile::{CompiledOutput, ReceiverKey},
+    compile::{Compiled, CompiledOutput, ReceiverKey},
     engine::Send,
     explain::{Difference, differences, explain},
 };
@@ -54,7 +54,14 @@ impl State {
         for rules in sockets.values() {
             let routes = rules.iter().filter_map(|rule| {
                 let compiled = rule.compiled.as_ref()?;
-                compiled.route(&rule.spec, rule.slot, vec![SOCKET], &rule.output_slots, |_| Some(SOCKET))
+                let route =
+                    compiled
+                        .route(&rule.spec, rule.slot, vec![SOCKET], &rule.output_slots, |_| Some(SOCKET))?;
+                Some(if compiled.datapath == Some(Datapath::Kernel) {
+                    without_sockets(route, compiled)
+                } else {
+                    route
+                })
             });
             let outcome = explain(SOCKET, routes.collect(), probe);
             taken.extend(outcome.rules);
@@ -139,7 +146,7 @@ impl State {
                             Dscp::Fixed(point) => Some(point),
                             Dscp::Keep => None,
                         };
-                        leave(&mut explained, Way::to(output, network), *send, compiled, probe, network);
+                        leave(&mut explained, output, *send, compiled, probe, network);
                     }
                     Some(Err(reason)) => explained.drop = Some(reason.name().into()),
                     None => {}
@@ -174,7 +181,8 @@ impl State {
             input: rule.spec.input.to_string(),
             differs: found.into_iter().map(|found| said(found, rule, probe)).chain(idle(rule)).collect(),
         };
-        near.into_iter().map(words).collect()
+        // One that differs in nothing takes the datagram, and it ended at the input.
+        near.into_iter().map(words).filter(|near| !near.differs.is_empty()).collect()
     }
 
     fn rule_counters(&self, slot: RuleSlot) -> Vec<CounterValue> {
@@ -227,18 +235,30 @@ fn count(rules: &[ExplainedRule]) -> String {
     }
 }
 
+/// A route of the kernel path, which sends without sockets, as the engine takes it.
+fn without_sockets(mut route: Route, compiled: &Compiled) -> Route {
+    for (output, compiled) in route.outputs.iter_mut().zip(&compiled.outputs) {
+        if compiled.state == RuleState::Active {
+            output.via = Via::Udp(SOCKET);
+        }
+    }
+    route
+}
+
 /// What becomes of a copy once the kernel has it.
 fn leave(
     explained: &mut ExplainedOutput,
-    way: Option<Way>,
+    output: &Output,
     send: Send,
     compiled: &CompiledOutput,
     probe: &Probe,
     network: &Snapshot,
 ) {
+    // On the kernel path there is no sending socket, and what one would be set to is in the output.
     let sender = compiled.sender;
-    explained.ttl = send.hop_limit.or(sender.map(|sender| sender.hop_limit));
-    let Some(way) = way else {
+    let fixed_ttl = if let Ttl::Fixed(ttl) = output.ttl { Some(ttl) } else { None };
+    explained.ttl = send.hop_limit.or(sender.map(|sender| sender.hop_limit)).or(fixed_ttl);
+    let Some(way) = Way::to(output, network) else {
         explained.drop = Some(OutputDrop::NoRoute.name().into());
         explained.reason = Some(format!("no route leads to {}", explained.destination));
         return;
@@ -250,8 +270,12 @@ fn leave(
     if link.is_some_and(|link| link.kind == LinkKind::Ethernet) && !way.local {
         explained.mac = group_mac(way.next_hop).or(way.mac).map(written);
     }
-    let raw = sender.is_some_and(|sender| sender.raw);
-    let fixed = sender.and_then(|sender| sender.source);
+    let raw = sender.map_or(output.source == OutputSource::Keep, |sender| sender.raw);
+    let fixed = match (sender, output.source) {
+        (Some(sender), _) => sender.source,
+        (None, OutputSource::Fixed(address, port)) => Some((address, port)),
+        (None, _) => None,
+    };
     let source = match fixed {
         _ if raw => Some(probe.source),
         Some((address, port)) => Some(SocketAddr::new(address, port.unwrap_or(0))),

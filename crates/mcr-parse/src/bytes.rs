@@ -13,18 +13,27 @@ pub(crate) fn array_at_mut<const N: usize>(frame: &mut [u8], offset: usize) -> O
     frame.get_mut(offset..)?.first_chunk_mut()
 }
 
-/// The big-endian word at a constant `INDEX` of a header. Out of range does not compile.
-#[inline(always)]
-pub(crate) fn u16_at<const INDEX: usize, const N: usize>(header: &[u8; N]) -> u16 {
-    const { assert!(INDEX + 2 <= N) };
-    u16::from_be_bytes([header[INDEX], header[INDEX + 1]])
+/// A header of a known length, read at constant places. Out of range does not compile.
+pub(crate) trait Header {
+    /// The big-endian word at `INDEX`.
+    fn u16_at<const INDEX: usize>(&self) -> u16;
+
+    /// `LEN` bytes at `INDEX`, copied.
+    fn copy_at<const INDEX: usize, const LEN: usize>(&self) -> [u8; LEN];
 }
 
-/// `LEN` bytes at a constant `INDEX` of a header, copied. Out of range does not compile.
-#[inline(always)]
-pub(crate) fn copy_at<const INDEX: usize, const LEN: usize, const N: usize>(header: &[u8; N]) -> [u8; LEN] {
-    const { assert!(INDEX + LEN <= N) };
-    let mut copy = [0; LEN];
-    copy.copy_from_slice(&header[INDEX..INDEX + LEN]);
-    copy
+impl<const N: usize> Header for [u8; N] {
+    #[inline(always)]
+    fn u16_at<const INDEX: usize>(&self) -> u16 {
+        const { assert!(INDEX + 2 <= N) };
+        u16::from_be_bytes([self[INDEX], self[INDEX + 1]])
+    }
+
+    #[inline(always)]
+    fn copy_at<const INDEX: usize, const LEN: usize>(&self) -> [u8; LEN] {
+        const { assert!(INDEX + LEN <= N) };
+        let mut copy = [0; LEN];
+        copy.copy_from_slice(&self[INDEX..INDEX + LEN]);
+        copy
+    }
 }

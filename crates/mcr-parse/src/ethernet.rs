@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use crate::RewriteError;
-use crate::bytes::{array_at, array_at_mut, u16_at};
+use crate::bytes::{Header, array_at, array_at_mut};
 use crate::parse::{Malformed, Reject};
 
 /// Bytes of an Ethernet header without tags: two MAC addresses and the EtherType.
@@ -96,7 +96,7 @@ impl Tags {
 #[inline]
 pub(crate) fn ethernet_payload(frame: &[u8]) -> Result<(u16, usize, Tags), Reject> {
     let header: &[u8; ETHERNET_BYTES] = array_at(frame, 0).ok_or(Malformed::Truncated)?;
-    let ether_type = u16_at::<12, _>(header);
+    let ether_type = header.u16_at::<12>();
     if is_tag_type(ether_type) {
         tagged_payload(frame, ether_type)
     } else {
@@ -113,9 +113,9 @@ fn tagged_payload(frame: &[u8], mut ether_type: u16) -> Result<(u16, usize, Tags
             break;
         }
         let tag: &[u8; TAG_BYTES] = array_at(frame, offset).ok_or(Malformed::Truncated)?;
-        tags.tags[place] = Tag { tpid: ether_type, tci: u16_at::<0, _>(tag) };
+        tags.tags[place] = Tag { tpid: ether_type, tci: tag.u16_at::<0>() };
         tags.count += 1;
-        ether_type = u16_at::<2, _>(tag);
+        ether_type = tag.u16_at::<2>();
         offset += TAG_BYTES;
     }
     Ok((ether_type, offset, tags))

@@ -7,7 +7,7 @@
 use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use crate::bytes::{array_at, copy_at, u16_at};
+use crate::bytes::{Header, array_at};
 use crate::ethernet::{ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, Tags, ethernet_payload};
 use crate::verdict::{UDP_BYTES, Verdict};
 
@@ -145,14 +145,14 @@ fn parse_ipv4(frame: &[u8], ip_offset: usize, tags: Tags) -> Result<Verdict, Rej
     if protocol != PROTOCOL_UDP && protocol != AUTHENTICATION {
         return Err(Reject::NotUdp);
     }
-    let total_bytes = usize::from(u16_at::<2, _>(header));
+    let total_bytes = usize::from(header.u16_at::<2>());
     if total_bytes < header_bytes {
         return Err(Malformed::TotalLength.into());
     }
     let end = ip_offset + total_bytes;
     let datagram = frame.get(..end).ok_or(Malformed::Truncated)?;
     // More fragments, or an offset: whichever part this is, it is not whole.
-    if u16_at::<6, _>(header) & 0x3fff != 0 {
+    if header.u16_at::<6>() & 0x3fff != 0 {
         return Err(Reject::Fragment);
     }
     let mut udp_offset = ip_offset + header_bytes;
@@ -167,8 +167,8 @@ fn parse_ipv4(frame: &[u8], ip_offset: usize, tags: Tags) -> Result<Verdict, Rej
     let udp = udp_header(datagram, udp_offset)?;
     let address = |octets: [u8; 4], port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from(octets), port));
     Ok(Verdict {
-        source: address(copy_at::<12, 4, _>(header), udp.source_port),
-        destination: address(copy_at::<16, 4, _>(header), udp.destination_port),
+        source: address(header.copy_at::<12, 4>(), udp.source_port),
+        destination: address(header.copy_at::<16, 4>(), udp.destination_port),
         ip_offset,
         udp_offset,
         payload_bytes: udp.payload_bytes,
@@ -186,7 +186,7 @@ fn parse_ipv6(frame: &[u8], ip_offset: usize, tags: Tags) -> Result<Verdict, Rej
     if header[0] >> 4 != 6 {
         return Err(Malformed::IpVersion.into());
     }
-    let end = ip_offset + IPV6_BYTES + usize::from(u16_at::<4, _>(header));
+    let end = ip_offset + IPV6_BYTES + usize::from(header.u16_at::<4>());
     let mut chain = Chain { udp_offset: ip_offset + IPV6_BYTES, authenticated: false };
     let datagram = match header[6] {
         PROTOCOL_UDP => frame.get(..end).ok_or(Malformed::Truncated)?,
@@ -201,15 +201,15 @@ fn parse_ipv6(frame: &[u8], ip_offset: usize, tags: Tags) -> Result<Verdict, Rej
     let address =
         |octets: [u8; 16], port| SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(octets), port, 0, 0));
     Ok(Verdict {
-        source: address(copy_at::<8, 16, _>(header), udp.source_port),
-        destination: address(copy_at::<24, 16, _>(header), udp.destination_port),
+        source: address(header.copy_at::<8, 16>(), udp.source_port),
+        destination: address(header.copy_at::<24, 16>(), udp.destination_port),
         ip_offset,
         udp_offset: chain.udp_offset,
         payload_bytes: udp.payload_bytes,
         tags,
         udp_checksum: udp.checksum,
         hop_limit: header[7],
-        traffic_class: (u16_at::<0, _>(header) >> 4) as u8,
+        traffic_class: (header.u16_at::<0>() >> 4) as u8,
         authenticated: chain.authenticated,
     })
 }
@@ -254,7 +254,7 @@ fn walk_extensions(datagram: &[u8], mut next: u8, mut offset: usize) -> Result<C
         match kind {
             // An atomic fragment (RFC 6946) has neither an offset nor a successor: it is whole. Of any other, what
             // follows this header may be payload, so only its declared type is looked at.
-            FRAGMENT if u16_at::<2, _>(header) & 0xfff9 != 0 => {
+            FRAGMENT if header.u16_at::<2>() & 0xfff9 != 0 => {
                 let may_be_udp = next == PROTOCOL_UDP || is_extension(next);
                 return Err(if may_be_udp { Reject::Fragment } else { Reject::NotUdp });
             }
@@ -290,14 +290,14 @@ struct Udp {
 #[inline]
 fn udp_header(datagram: &[u8], offset: usize) -> Result<Udp, Reject> {
     let header: &[u8; UDP_BYTES] = array_at(datagram, offset).ok_or(Malformed::UdpLength)?;
-    let udp_bytes = usize::from(u16_at::<4, _>(header));
+    let udp_bytes = usize::from(header.u16_at::<4>());
     if udp_bytes < UDP_BYTES || udp_bytes > datagram.len() - offset {
         return Err(Malformed::UdpLength.into());
     }
     Ok(Udp {
-        source_port: u16_at::<0, _>(header),
-        destination_port: u16_at::<2, _>(header),
+        source_port: header.u16_at::<0>(),
+        destination_port: header.u16_at::<2>(),
         payload_bytes: udp_bytes - UDP_BYTES,
-        checksum: u16_at::<6, _>(header),
+        checksum: header.u16_at::<6>(),
     })
 }

@@ -7,7 +7,7 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::bytes::{array_at, array_at_mut, copy_at, u16_at};
+use crate::bytes::{Header, array_at, array_at_mut};
 use crate::checksum::{Sum, update, update_folded};
 use crate::parse::{IPV4_BYTES, IPV6_BYTES};
 use crate::verdict::{UDP_BYTES, Verdict};
@@ -140,23 +140,23 @@ fn rewrite_ipv4(frame: &mut [u8], ip_offset: usize, changes: &Changes) -> Result
     if header[0] >> 4 != 4 {
         return Err(RewriteError::Frame);
     }
-    let old_source = Ipv4Addr::from(copy_at::<12, 4, _>(header));
-    let old_destination = Ipv4Addr::from(copy_at::<16, 4, _>(header));
+    let old_source = Ipv4Addr::from(header.copy_at::<12, 4>());
+    let old_destination = Ipv4Addr::from(header.copy_at::<16, 4>());
     let source = ipv4_or(changes.source_address, old_source)?;
     let destination = ipv4_or(changes.destination_address, old_destination)?;
     let addresses = Delta::new(old_source, source).plus(Delta::new(old_destination, destination));
 
-    let old_first = u16_at::<0, _>(header);
-    let old_hop = u16_at::<8, _>(header);
+    let old_first = header.u16_at::<0>();
+    let old_hop = header.u16_at::<8>();
     header[1] = changes.dscp.map_or(header[1], |dscp| dscp << 2 | header[1] & 3);
     header[8] = changes.hop_limit.unwrap_or(header[8]);
     header[12..16].copy_from_slice(&source.octets());
     header[16..20].copy_from_slice(&destination.octets());
 
-    let first = Delta::new(old_first, u16_at::<0, _>(header));
-    let hop = Delta::new(old_hop, u16_at::<8, _>(header));
+    let first = Delta::new(old_first, header.u16_at::<0>());
+    let hop = Delta::new(old_hop, header.u16_at::<8>());
     let delta = addresses.plus(first).plus(hop);
-    let checksum = update(u16_at::<10, _>(header), delta.removed, delta.added);
+    let checksum = update(header.u16_at::<10>(), delta.removed, delta.added);
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
     Ok(addresses)
 }
@@ -168,15 +168,15 @@ fn rewrite_ipv6(frame: &mut [u8], ip_offset: usize, changes: &Changes) -> Result
     if header[0] >> 4 != 6 {
         return Err(RewriteError::Frame);
     }
-    let old_source = Ipv6Addr::from(copy_at::<8, 16, _>(header));
-    let old_destination = Ipv6Addr::from(copy_at::<24, 16, _>(header));
+    let old_source = Ipv6Addr::from(header.copy_at::<8, 16>());
+    let old_destination = Ipv6Addr::from(header.copy_at::<24, 16>());
     let source = ipv6_or(changes.source_address, old_source)?;
     let destination = ipv6_or(changes.destination_address, old_destination)?;
 
     if let Some(dscp) = changes.dscp {
         // Version, traffic class and flow label share the first words; the DSCP has the middle six bits of the first
         // one.
-        let first = u16_at::<0, _>(header) & !0x0fc0 | u16::from(dscp) << 6;
+        let first = header.u16_at::<0>() & !0x0fc0 | u16::from(dscp) << 6;
         header[0..2].copy_from_slice(&first.to_be_bytes());
     }
     header[7] = changes.hop_limit.unwrap_or(header[7]);
@@ -188,13 +188,13 @@ fn rewrite_ipv6(frame: &mut [u8], ip_offset: usize, changes: &Changes) -> Result
 /// Rewrites ports and checksum of a UDP header whose pseudo-header changed by `addresses`.
 #[inline]
 fn rewrite_udp(udp: &mut [u8; UDP_BYTES], changes: &Changes, addresses: Delta, state: UdpChecksum) {
-    let (old_source, old_destination) = (u16_at::<0, _>(udp), u16_at::<2, _>(udp));
+    let (old_source, old_destination) = (udp.u16_at::<0>(), udp.u16_at::<2>());
     let source = changes.source_port.unwrap_or(old_source);
     let destination = changes.destination_port.unwrap_or(old_destination);
     udp[0..2].copy_from_slice(&source.to_be_bytes());
     udp[2..4].copy_from_slice(&destination.to_be_bytes());
 
-    let field = u16_at::<6, _>(udp);
+    let field = udp.u16_at::<6>();
     let checksum = match state {
         // The stage that completes it sums the ports; only the pseudo-header is in the field.
         UdpChecksum::Partial => update_folded(field, addresses.removed, addresses.added),

@@ -495,22 +495,22 @@ impl Fault {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The request does not make sense.
+    /// The request makes no sense.
     Invalid,
-    /// The client may not do this.
+    /// The client may not do this, or the host does not let the daemon.
     NotPermitted,
-    /// No such rule, worker or interface.
+    /// No such rule, worker or reflector.
     NotFound,
     /// Another rule has this name.
     Exists,
-    /// This build or host cannot do it.
+    /// This version, or this daemon as it was started, cannot do it.
     Unsupported,
     /// A limit is reached.
     Limit,
-    /// A worker did not answer in time; the loop goes on trying.
+    /// A worker did not answer in time, or something of the kind is under way; what was changed is kept and takes effect later.
     Busy,
     /// The handshake is missing or names another protocol.
     Protocol,
-    /// A fault of the daemon's own, or of the host.
+    /// A fault of the daemon, or of the host.
     Internal,
 }

@@ -15,6 +15,19 @@ use crate::{endpoint::IfName, rule::RuleName};
 /// The port a reflector listens on unless told otherwise.
 pub const REFLECT_PORT: u16 = 3842;
 
+/// A key of [`Reflect`] for those who document it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReflectKey {
+    /// As written.
+    pub key: &'static str,
+    /// What its value is.
+    pub want: &'static str,
+    /// The value without it, in TOML.
+    pub default: String,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
 /// Makes the type from its keys, so that no key can be forgotten where it is read, written or compared.
 macro_rules! keys {
     ($($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr, $want:literal;)*) => {
@@ -41,6 +54,19 @@ macro_rules! keys {
         impl Reflect {
             /// Keys, as written.
             pub(crate) const KEYS: &'static [&'static str] = &["name", "interface", $(stringify!($key)),*];
+
+            /// What documents say of each key but name and interface.
+            pub fn described_keys() -> Vec<ReflectKey> {
+                vec![$(ReflectKey {
+                    key: stringify!($key),
+                    want: $want,
+                    default: {
+                        let default: $type = $default;
+                        values::Value::toml(&default)
+                    },
+                    meaning: concat!($($doc),*),
+                }),*]
+            }
 
             /// All defaults, without a name.
             pub fn new(interface: IfName) -> Self {

@@ -67,14 +67,14 @@ impl fmt::Display for Datapath {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DatapathChoice {
-    /// The first that can carry the rule.
+    /// The first that can carry the rule: `kernel`, `packet`, `udp`.
     #[default]
     Auto,
-    /// [`Datapath::Kernel`] or none.
+    /// Programs in the kernel, or none.
     Kernel,
-    /// [`Datapath::Packet`] or none.
+    /// Packet sockets, or none.
     Packet,
-    /// [`Datapath::Udp`] or none.
+    /// UDP sockets, or none.
     Udp,
 }
 
@@ -129,10 +129,10 @@ pub struct RuleSpec {
     /// The traffic class, in place of the one that the DSCP gives.
     #[serde(default)]
     pub class: Option<String>,
-    /// The data path asked for.
+    /// The data path asked for; `auto` without it.
     #[serde(default)]
     pub datapath: DatapathChoice,
-    /// Whether the rule relays; a rule that is off is kept, but has no sockets.
+    /// Whether the rule relays, as without it; a rule that is off is kept, but has no sockets.
     #[serde(default = "enabled_by_default")]
     pub enabled: bool,
 }

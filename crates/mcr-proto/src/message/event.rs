@@ -86,7 +86,7 @@ whats! {
     Added = "added",
     /// Rule, interface: it is gone.
     Removed = "removed",
-    /// Rule: another specification under the same name.
+    /// Rule: another specification under the same name, by `config.load`.
     Changed = "changed",
     /// Rule: relays.
     Active = "active",

@@ -22,6 +22,7 @@
 //!   [`NEIGHBOURS_MAX`] objects; what is left out is counted.
 
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 mod apply;
 mod diff;

@@ -4,6 +4,7 @@
 //! The parser and its types are at the root; [`checksum`] is the arithmetic alone; [`build`](mod@build) writes headers.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 pub mod build;
 mod bytes;

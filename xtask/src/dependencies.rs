@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 use spdx::{Expression, LicenseReq};
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
@@ -44,6 +44,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut faults = licences(&metadata)?;
     faults.extend(duplicates(&metadata));
     faults.extend(confined(&metadata)?);
+    faults.extend(newer_compilers(&metadata));
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }
@@ -66,6 +67,22 @@ fn licences(metadata: &Metadata) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(faults)
+}
+
+/// Crates that state a newer compiler than ours do.
+fn newer_compilers(metadata: &Metadata) -> Vec<String> {
+    let Some(ours) =
+        metadata.workspace_packages().iter().filter_map(|package| package.rust_version.clone()).min()
+    else {
+        return vec!["no crate of ours states its rust-version".to_owned()];
+    };
+    let needs = |package: &Package| package.rust_version.clone().filter(|stated| *stated > ours);
+    let newer = metadata.packages.iter().filter_map(|package| Some((package, needs(package)?)));
+    newer
+        .map(|(package, stated)| {
+            format!("{} {} needs Rust {stated}, and we promise {ours}", package.name, package.version)
+        })
+        .collect()
 }
 
 fn duplicates(metadata: &Metadata) -> Vec<String> {

@@ -11,6 +11,7 @@ mod fuzz;
 mod instructions;
 mod layers;
 mod loom;
+mod no_std;
 mod published;
 mod sanitize;
 mod soak;
@@ -39,7 +40,7 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Write the parts of docs/ that are made from code
+    /// Write the parts of docs/ that are made from code; check links and commands of all documents
     Docs {
         /// Write nothing, and fail if something would change
         #[arg(long)]
@@ -51,7 +52,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Check that each published crate's package is complete, builds alone, and could be published
+    /// Check that each published crate's package is complete, builds alone (without the standard library, if it promises so), and could
+    /// be published
     Package,
     /// Build the eBPF programs of crates/mcr-ebpf anew (needs clang and llvm-strip)
     Bpf {

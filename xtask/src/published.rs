@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use cargo_metadata::{Metadata, MetadataCommand, Package};
 
+use crate::no_std;
+
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The compiler whose rustdoc wrote the texts: another one may write the same interface in another way.
 const TOOLCHAIN: &str = "docs/api/TOOLCHAIN";
@@ -52,6 +54,14 @@ pub(crate) fn package() -> anyhow::Result<()> {
     let status = publish.status().context("cannot run cargo publish")?;
     if !status.success() {
         bail!("cargo publish --dry-run failed");
+    }
+    for package in &packages {
+        if no_std::is_promised(package)? {
+            no_std::check(
+                package,
+                &metadata.target_directory.as_std_path().join("no-std").join(package.name.as_str()),
+            )?;
+        }
     }
     println!("package: {} crates could be published", packages.len());
     Ok(())
@@ -209,20 +219,7 @@ fn foreign_types(package: &Package, text: &str) -> Vec<String> {
 
 /// The public interface as text, a line an item, from what rustdoc says of the crate with all its features.
 fn interface(package: &Package, target: &Path) -> anyhow::Result<String> {
-    let status = Command::new("cargo")
-        .current_dir(ROOT)
-        // rustdoc's JSON is not stable; a stable compiler writes it when told that it is one that may.
-        .env("RUSTC_BOOTSTRAP", "1")
-        .args(["rustdoc", "--quiet", "--lib", "--all-features", "--package", package.name.as_str()])
-        .arg("--target-dir")
-        .arg(target.join("api"))
-        .args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"])
-        .status()
-        .context("cannot run cargo rustdoc")?;
-    if !status.success() {
-        bail!("rustdoc failed for {}", package.name);
-    }
-    let json: PathBuf = target.join("api/doc").join(format!("{}.json", package.name.replace('-', "_")));
+    let json = rustdoc(&package.name, target)?;
     let api = public_api::Builder::from_rustdoc_json(&json)
         .omit_blanket_impls(true)
         .omit_auto_trait_impls(true)
@@ -230,6 +227,24 @@ fn interface(package: &Package, target: &Path) -> anyhow::Result<String> {
         .build()
         .with_context(|| format!("cannot read {}", json.display()))?;
     Ok(api.to_string())
+}
+
+/// Has rustdoc write what it knows of a crate with all its features, as JSON under `target`; the file.
+pub(crate) fn rustdoc(package: &str, target: &Path) -> anyhow::Result<PathBuf> {
+    let status = Command::new("cargo")
+        .current_dir(ROOT)
+        // rustdoc's JSON is not stable; a stable compiler writes it when told that it is one that may.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args(["rustdoc", "--quiet", "--lib", "--all-features", "--package", package])
+        .arg("--target-dir")
+        .arg(target.join("api"))
+        .args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"])
+        .status()
+        .context("cannot run cargo rustdoc")?;
+    if !status.success() {
+        bail!("rustdoc failed for {package}");
+    }
+    Ok(target.join("api/doc").join(format!("{}.json", package.replace('-', "_"))))
 }
 
 fn toolchain() -> anyhow::Result<String> {

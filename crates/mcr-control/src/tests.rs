@@ -3,6 +3,7 @@
 mod answers;
 mod clients;
 mod config;
+mod documents;
 mod http;
 mod rights;
 mod stage;

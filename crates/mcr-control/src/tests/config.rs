@@ -380,12 +380,3 @@ fn a_subscription_is_gone_with_its_client() {
     }
     stage.stop();
 }
-
-#[test]
-fn every_method_is_documented() {
-    let document = include_str!("../../../../docs/protocol.md");
-    let titles: String = document.lines().filter(|line| line.starts_with("### ")).collect();
-    for method in crate::request::METHODS {
-        assert!(titles.contains(method), "{method} is missing in docs/protocol.md");
-    }
-}

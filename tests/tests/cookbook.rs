@@ -1,8 +1,9 @@
-//! The pages of `docs/cookbook`, run as they stand: each host of a page is a network namespace with a shell that the page's blocks are
-//! typed into.
+//! The pages of `docs/cookbook` and `docs/troubleshooting.md`, run as they stand: each host of a page is a network namespace with a shell
+//! that the page's blocks are typed into.
 //!
-//! A block's first line says where and how: `sh HOST` must succeed before the next begins, `sh HOST background` runs beside what
-//! follows. At the end receivers must have succeeded, and daemons must end in order when asked to.
+//! A block's first line says where and how: `sh HOST` must succeed before the next begins, `sh HOST exit=N` must end with that code, `sh HOST
+//! background` runs beside what follows. At the end receivers must have succeeded, and daemons must end in order when asked to.
+//! A block `text says` holds lines that the block before it printed, in their order; `...` stands for anything.
 //!
 //! A page's comment `lab` makes its hosts: `link HOST IFACE ADDRESS HOST IFACE ADDRESS`, `sysctl HOST KEY VALUE`.
 
@@ -19,7 +20,7 @@ use mcr_lab::{Namespace, require, veth};
 use tempfile::TempDir;
 
 /// Commands a page's text uses that are not ours.
-const TOOLS: [&str; 4] = ["ip", "smcrouted", "unshare", "mount"];
+const TOOLS: [&str; 7] = ["ip", "smcrouted", "unshare", "mount", "sysctl", "nft", "setpriv"];
 
 /// How a block is run.
 #[derive(Debug, PartialEq)]
@@ -27,6 +28,10 @@ struct Block {
     host: String,
     background: bool,
     text: String,
+    /// The exit code it must end with.
+    exit: i32,
+    /// Lines that it prints.
+    says: Vec<String>,
 }
 
 /// What a page has for this test.
@@ -45,13 +50,19 @@ fn read(text: &str) -> Page {
             page.lab.extend(lab.map(|line| line.split_whitespace().map(str::to_owned).collect()));
         } else if let Some(info) = line.strip_prefix("```sh") {
             let words: Vec<_> = info.split_whitespace().collect();
-            let (host, background) = match words[..] {
-                [host] => (host, false),
-                [host, "background"] => (host, true),
+            let exit = |word: &str| word.strip_prefix("exit=").and_then(|code| code.parse().ok());
+            let (host, background, exit) = match words[..] {
+                [host] => (host, false, 0),
+                [host, "background"] => (host, true, 0),
+                [host, how] if exit(how).is_some() => (host, false, exit(how).unwrap_or_default()),
                 _ => panic!("a block of commands names its host: ```sh{info}"),
             };
             let text: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
-            page.blocks.push(Block { host: host.to_owned(), background, text: text.join("\n") });
+            let (host, text) = (host.to_owned(), text.join("\n"));
+            page.blocks.push(Block { host, background, text, exit, says: Vec::new() });
+        } else if line == "```text says" {
+            let said = lines.by_ref().take_while(|line| *line != "```").map(str::to_owned);
+            page.blocks.last_mut().expect("what is said is said by a block").says.extend(said);
         }
     }
     page
@@ -81,14 +92,27 @@ impl Host {
         let input = shell.stdin.take().expect("piped");
         let output = BufReader::new(shell.stdout.take().expect("piped"));
         let mut host = Self { namespace, shell, input, output, background: 0 };
-        host.run("mount -t tmpfs tmpfs /run && exec 2>&1");
+        host.run("mount -t tmpfs tmpfs /run");
         host
     }
 
-    /// Runs a block to its end.
+    /// Runs commands that must succeed.
     fn run(&mut self, text: &str) {
-        let (status, said) = self.ask(&format!("( set -euo pipefail\n{text}\n) < /dev/null"));
+        let (status, said) = self.try_run(text);
         assert_eq!(status, 0, "this failed:\n{text}\nand said:\n{said}");
+    }
+
+    /// Runs a block to its end, which must be as the page says.
+    fn follow(&mut self, block: &Block) {
+        let (status, said) = self.try_run(&block.text);
+        assert_eq!(status, block.exit, "the exit code of:\n{}\nwhich said:\n{said}", block.text);
+        if let Some(missing) = missing(&block.says, &said) {
+            panic!("{missing:?} is not, or not there, in what this said:\n{}\n{said}", block.text);
+        }
+    }
+
+    fn try_run(&mut self, text: &str) -> (i32, String) {
+        self.ask(&format!("( set -euo pipefail\n{text}\n) < /dev/null 2>&1"))
     }
 
     /// Types a command and reads on to its exit status.
@@ -141,6 +165,27 @@ impl Drop for Host {
     }
 }
 
+/// The first of the lines that is not among those said, behind the ones before it. Blanks count as one, `...` as anything.
+fn missing<'a>(lines: &'a [String], said: &str) -> Option<&'a str> {
+    let plain = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut said = said.lines().map(plain);
+    lines.iter().map(String::as_str).find(|line| {
+        let wanted = plain(line);
+        !said.any(|line| matches(&wanted, &line))
+    })
+}
+
+fn matches(pattern: &str, line: &str) -> bool {
+    let Some((first, others)) = pattern.split_once("...") else { return pattern == line };
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let (middle, last) = others.rsplit_once("...").unwrap_or(("", others));
+    for piece in middle.split("...") {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    rest.ends_with(last)
+}
+
 /// The port that a block's receiver binds.
 fn receives_at(text: &str) -> Option<u16> {
     let endpoint = text.strip_prefix("mcrgen recv ")?.split_whitespace().next()?;
@@ -187,13 +232,13 @@ fn follow(page: &str) {
         }
     }
     let _lock = traffic_lock::take();
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../docs/cookbook", page].iter().collect();
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../docs", page].iter().collect();
     let page = read(&fs::read_to_string(path).expect("the page is there"));
     let folder = TempDir::with_prefix("mcr-e2e-").expect("a temporary directory");
     let mut hosts = build(&page.lab, folder.path());
     for block in &page.blocks {
         let host = hosts.get_mut(&block.host).unwrap_or_else(|| panic!("no host {}", block.host));
-        if block.background { host.start(&block.text) } else { host.run(&block.text) }
+        if block.background { host.start(&block.text) } else { host.follow(block) }
     }
     // Receivers first, wherever they are: a daemon that ends takes their datagrams along.
     for receivers in [true, false] {
@@ -210,27 +255,43 @@ fn follow(page: &str) {
 
 #[test]
 fn unroutable_multicast_reaches_another_segment() {
-    follow("other-segment.md");
+    follow("cookbook/other-segment.md");
 }
 
 #[test]
 fn multicast_crosses_a_tunnel() {
-    follow("tunnel.md");
+    follow("cookbook/tunnel.md");
 }
 
 #[test]
 fn a_hundred_receivers_get_unicast_copies() {
-    follow("head-end.md");
+    follow("cookbook/head-end.md");
 }
 
 #[test]
 fn the_relay_runs_beside_multicast_routing() {
-    follow("beside-routing.md");
+    follow("cookbook/beside-routing.md");
 }
 
 #[test]
 fn rules_replace_what_other_tools_did() {
-    follow("moving.md");
+    follow("cookbook/moving.md");
+}
+
+#[test]
+fn each_trouble_looks_as_described_and_is_mended_as_described() {
+    follow("troubleshooting.md");
+}
+
+#[test]
+fn what_is_said_matches_in_order_with_anything_for_dots() {
+    let said = "rule  a  active\nid 7, 12 s\nend\n";
+    let all = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+    assert_eq!(missing(&all(&["rule a active", "id ..., ... s", "end"]), said), None);
+    assert_eq!(missing(&all(&["end", "rule a active"]), said), Some("rule a active"));
+    assert_eq!(missing(&all(&["rule a"]), said), Some("rule a"));
+    assert_eq!(missing(&all(&["...active", "id...", "en..."]), said), None);
+    assert_eq!(missing(&all(&["...activ"]), said), Some("...activ"));
 }
 
 #[test]
@@ -240,7 +301,7 @@ fn every_page_is_followed() {
     for entry in fs::read_dir(folder).expect("the cookbook") {
         let name = entry.expect("a page").file_name().into_string().expect("a name in ASCII");
         assert!(
-            name == "README.md" || source.contains(&format!("follow(\"{name}\")")),
+            name == "README.md" || source.contains(&format!("follow(\"cookbook/{name}\")")),
             "{name} is not tested"
         );
     }

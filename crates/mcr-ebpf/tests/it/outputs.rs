@@ -133,10 +133,7 @@ fn every_datagram_finds_the_outputs_of_before_or_of_after_a_change_never_a_part(
     let sent = 10_000_u32;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
-            for number in 0..sent {
-                injector.send(&v4(FROM, IN, 9, 0, &number.to_be_bytes()));
-                std::thread::yield_now();
-            }
+            injector.send_steadily((0..sent).map(|number| v4(FROM, IN, 9, 0, &number.to_be_bytes())));
         });
         while !sender.is_finished() {
             rig.rule(1, IN, many.clone());
@@ -234,13 +231,7 @@ fn a_successor_takes_over_without_a_datagram_for_both_or_neither() {
     let sent = 10_000_u64;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || {
-            for number in 0..sent {
-                injector.send(&v4(FROM, IN, 9, 0, b"steady"));
-                // No more at once than a busy core's backlog holds (1,000 frames).
-                if number % 100 == 0 {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
-                }
-            }
+            injector.send_steadily((0..sent).map(|_| v4(FROM, IN, 9, 0, b"steady")));
         });
         for rule in 2.. {
             let output = Output { slot: mcr_proto::plan::OutputSlot(rule), ..output.clone() };

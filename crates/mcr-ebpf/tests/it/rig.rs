@@ -206,6 +206,17 @@ impl Injector {
         self.send_with(&[0; VNET_HEADER_BYTES], frame);
     }
 
+    /// About a hundred in a millisecond: no more at once than a busy core's backlog holds (1,000 frames), and long enough for whoever
+    /// changes something meanwhile.
+    pub(crate) fn send_steadily(&mut self, frames: impl Iterator<Item = Vec<u8>>) {
+        for (number, frame) in frames.enumerate() {
+            self.send(&frame);
+            if number % 100 == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+    }
+
     pub(crate) fn send_with(&mut self, vnet: &[u8], frame: &[u8]) {
         let whole = [vnet, frame].concat();
         let written = self.0.write(&whole).expect("the frame is taken");

@@ -13,7 +13,7 @@ use mcr_proto::rpc::Stats;
 
 const OUTPUTS: u8 = 2;
 /// Frames of a run of the suite; `MCR_FRAMES` asks for more, `MCR_SEED` for others.
-const FRAMES: usize = 4_000;
+const FRAMES: usize = 2_000;
 const SEED: u64 = 1;
 /// Frames sent at once: no queue is ever full.
 const BATCH: usize = 100;

@@ -212,7 +212,7 @@ impl Injector {
         for (number, frame) in frames.enumerate() {
             self.send(&frame);
             if number % 100 == 0 {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
     }

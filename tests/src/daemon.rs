@@ -16,7 +16,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -27,6 +29,8 @@ use crate::{
     programs,
 };
 
+/// `enum bpf_cmd` of linux/bpf.h.
+const BPF_LINK_CREATE: u64 = 28;
 /// How long a daemon may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -45,6 +49,8 @@ pub struct DaemonOptions {
     pub no_uring: Option<u32>,
     /// Have `bpf` fail with this errno.
     pub no_bpf: Option<u32>,
+    /// Have the kernel say of eBPF links what one says that does not know them (before Linux 6.6 that is so for tc).
+    pub no_bpf_links: bool,
     /// Further arguments.
     pub arguments: Vec<String>,
 }
@@ -59,6 +65,7 @@ impl Default for DaemonOptions {
             user: None,
             no_uring: None,
             no_bpf: None,
+            no_bpf_links: false,
             arguments: Vec::new(),
         }
     }
@@ -103,7 +110,8 @@ impl Daemon {
         };
         let log = File::create(directory.path().join("log")).expect("the directory is ours");
         // A thread that enters the namespace ends before the daemon, which would take that for its parent's end.
-        let by_thread = options.user.is_some() || options.no_uring.is_some() || options.no_bpf.is_some();
+        let is_forbidden = options.no_uring.is_some() || options.no_bpf.is_some() || options.no_bpf_links;
+        let by_thread = options.user.is_some() || is_forbidden;
         let mut command = if by_thread { Command::new(program) } else { namespace.command(program) };
         command.args(["run", "--log", "warn", "--io", options.io, "--workers", &options.workers.to_string()]);
         command.arg("--socket").arg(&socket).args(&options.arguments);
@@ -123,8 +131,11 @@ impl Daemon {
         // children may not.
         let process = if by_thread {
             namespace.enter(|| {
-                options.no_uring.into_iter().for_each(|errno| forbid(libc::SYS_io_uring_setup, errno));
-                options.no_bpf.into_iter().for_each(|errno| forbid(libc::SYS_bpf, errno));
+                options.no_uring.into_iter().for_each(|errno| forbid(libc::SYS_io_uring_setup, None, errno));
+                options.no_bpf.into_iter().for_each(|errno| forbid(libc::SYS_bpf, None, errno));
+                if options.no_bpf_links {
+                    forbid(libc::SYS_bpf, Some(BPF_LINK_CREATE), libc::EINVAL.unsigned_abs());
+                }
                 command.spawn()
             })
         } else {
@@ -241,9 +252,12 @@ impl Drop for Daemon {
     }
 }
 
-/// Has a system call of this thread fail, and that of all it starts.
-fn forbid(call: i64, errno: u32) {
-    let rules = [(call, Vec::new())].into();
+/// Has a system call of this thread fail, if its first argument is as said, and that of all it starts.
+fn forbid(call: i64, first_argument: Option<u64>, errno: u32) {
+    let equals = |value| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
+    let conditions = first_argument.map(|value| vec![equals(value).expect("a condition")]);
+    let conditions = conditions.map(|conditions| SeccompRule::new(conditions).expect("a rule"));
+    let rules = [(call, conditions.into_iter().collect())].into();
     let (otherwise, then) = (SeccompAction::Allow, SeccompAction::Errno(errno));
     let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
     let filter = SeccompFilter::new(rules, otherwise, then, arch).expect("a filter");

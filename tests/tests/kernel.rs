@@ -232,6 +232,41 @@ fn a_killed_daemon_leaves_no_program_map_or_link() {
 }
 
 #[test]
+fn without_tcx_links_a_filter_does_it_and_one_left_by_a_killed_daemon_relays_nothing() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let line = Line::new().unwrap();
+    line.pin_neighbours().unwrap();
+    let options = DaemonOptions { no_bpf_links: true, ..DaemonOptions::default() };
+    let sink = Sink::open(&line.sinks[0], LISTEN);
+    let source = Source::open(&line.source, "10.1.0.1:0", TO);
+    let relays = |seed| {
+        let daemon = Daemon::start(&line.relay, &options);
+        let mut client = daemon.client();
+        let added = client.rule_add(&auto(OUTPUT)).unwrap().rule;
+        assert_eq!((added.state, added.datapath), (RuleState::Active, Some(Datapath::Kernel)), "{added:?}");
+        assert!(held(daemon.pid()).links.is_empty());
+        assert_eq!(programs(&line.relay, "in0"), 1);
+        let sent = payloads(seed, [100, 200, 300]);
+        source.send(&sent);
+        sink.expect(&sent);
+        assert_eq!(law::rule(&law::at_rest(&mut client), "rule").datagrams, 3);
+        daemon
+    };
+    let killed = relays(1);
+    let gone = held(killed.pid()).maps;
+    daemon::signal(killed.pid(), Signal::SIGKILL);
+    // One map stays with the filter: the array, which is empty then.
+    eventually("its maps are gone", || gone.intersection(&mcr_ebpf::loaded().maps).count() == 1);
+    assert_eq!(programs(&line.relay, "in0"), 1);
+    source.send(&payloads(2, [400; 5]));
+    // Nothing of that comes before what the next daemon relays.
+    let daemon = relays(3);
+    daemon.stop();
+    assert_eq!(programs(&line.relay, "in0"), 0);
+}
+
+#[test]
 fn an_output_that_is_made_again_is_sent_to_again_and_what_it_missed_is_counted() {
     let Some(()) = require::netns() else { return };
     let _lock = traffic_lock::take();

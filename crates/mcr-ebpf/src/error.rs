@@ -33,9 +33,6 @@ pub enum AttachError {
         /// The index.
         ifindex: u32,
     },
-    /// The kernel has no tcx links (Linux 6.6).
-    #[error("this kernel cannot attach eBPF programs by tcx links (Linux 6.6 can)")]
-    NoTcx,
     /// The kernel refused.
     #[error("cannot attach the eBPF program: {reason}")]
     Refused {

@@ -1,6 +1,6 @@
 //! Relaying in the kernel: the eBPF program of a multicast relay, its loader and its maps.
 //!
-//! The program stands at the ingress of interfaces (tcx). It looks datagrams up by interface, destination and source, and for each
+//! The program stands at the ingress of interfaces (by tcx links; before Linux 6.6 behind a filter of `clsact`). It looks datagrams up by interface, destination and source, and for each
 //! output rewrites their headers and redirects a clone; superframes stay whole. [`KernelPath`] loads it, attaches it, tells it the
 //! rules and reads what it counted.
 //!
@@ -14,11 +14,13 @@
 //!   one that is down. Whoever follows the devices' states gives such outputs [`Way::Nowhere`].
 
 mod arena;
+mod clsact;
 mod counts;
 mod error;
 mod grace;
 mod group;
 mod layout;
+mod netlink;
 mod object;
 mod path;
 mod pool;

@@ -1,6 +1,10 @@
 //! One loaded object: its program, its maps by their types, its links. The only place that speaks with the loader library.
 
-use std::{collections::BTreeSet, ffi::CStr, io};
+use std::{
+    collections::BTreeSet,
+    ffi::{CStr, CString},
+    io,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -12,6 +16,7 @@ use aya::{
 };
 
 use crate::{
+    clsact::{self, Entry as IngressEntry, Filter},
     error::{AttachError, LoadError, UpdateError, os_error},
     layout::{Entry, FlowKey, InputCounts, Key, OutputCounts, RuleCounts},
 };
@@ -43,6 +48,8 @@ pub(crate) struct Object {
     pub(crate) rules: PerCpu<RuleCounts>,
     pub(crate) outputs: PerCpu<OutputCounts>,
     pub(crate) flows: HashMap<MapData, FlowKey, u8>,
+    /// Where the kernel has no tcx links.
+    entry: Option<IngressEntry>,
 }
 
 impl Object {
@@ -58,7 +65,7 @@ impl Object {
             .map_max_entries("flows", FLOWS_MAX)
             .load(RELAY)
             .map_err(|error| LoadError::of(&error))?;
-        program(&mut ebpf)?.load().map_err(|error| LoadError::from_chain(&error))?;
+        program(&mut ebpf, "relay")?.load().map_err(|error| LoadError::from_chain(&error))?;
         Ok(Self {
             routes: map(&mut ebpf, "routes")?,
             blocks: map(&mut ebpf, "blocks")?,
@@ -68,6 +75,7 @@ impl Object {
             outputs: map(&mut ebpf, "outputs")?,
             flows: map(&mut ebpf, "flows")?,
             ebpf,
+            entry: None,
         })
     }
 
@@ -95,40 +103,91 @@ impl Object {
 
     /// Attaches the program at the ingress of an interface, behind those that are there.
     pub(crate) fn attach(&mut self, ifindex: u32) -> Result<Link, AttachError> {
-        let name = interface_name(ifindex).ok_or(AttachError::NoInterface { ifindex })?;
-        let program = program(&mut self.ebpf).map_err(|error| refused(&error))?;
-        let options = TcAttachOptions::TcxOrder(LinkOrder::last());
-        let link = program
-            .attach_with_options(&name, TcAttachType::Ingress, options)
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| attach_error(&error, ifindex))?;
-        // The name may have gone to another interface in between.
-        if interface_name(ifindex).as_ref() != Some(&name) {
-            return Err(AttachError::NoInterface { ifindex });
-        }
-        Ok(Link(link))
+        let relay = program(&mut self.ebpf, "relay").map_err(|error| refused(&error))?;
+        let entry = match &mut self.entry {
+            Some(entry) => entry,
+            entry => match attach_tcx(relay, ifindex) {
+                Err(Tcx::Lacking) => {
+                    let relay = relay.fd().map_err(|error| refused(&error))?;
+                    entry.insert(IngressEntry::load(relay).map_err(|error| refused(&error))?)
+                }
+                Err(Tcx::Failed(error)) => return Err(error),
+                Ok(link) => return Ok(Link::Tcx(link)),
+            },
+        };
+        entry.attach(ifindex).map(Link::Clsact)
     }
 
-    /// Has a link of another object run this one's program from now on, without a moment in which none does.
-    pub(crate) fn take_over(&mut self, link: Link) -> Result<Link, AttachError> {
-        let program = program(&mut self.ebpf).map_err(|error| refused(&error))?;
-        let link = program.attach_to_link(link.0).and_then(|id| program.take_link(id));
-        Ok(Link(link.map_err(|error| attach_error(&error, 0))?))
+    /// Has this one's program see the frames of all interfaces that another object's sees, without a moment in which none does.
+    pub(crate) fn take_over(
+        &mut self,
+        other: &mut Self,
+        links: &mut std::collections::HashMap<u32, Link>,
+    ) -> Result<(), LoadError> {
+        let relay = program(&mut self.ebpf, "relay")?;
+        if let Some(entry) = &mut other.entry {
+            entry.lead_to(relay.fd().map_err(|error| LoadError::from_chain(&error))?)?;
+        }
+        self.entry = other.entry.take();
+        // An interface that is gone has no link to take over.
+        let taken = std::mem::take(links).into_iter().filter_map(|(ifindex, link)| match link {
+            Link::Tcx(link) => {
+                let link = relay.attach_to_link(link).and_then(|id| relay.take_link(id)).ok()?;
+                Some((ifindex, Link::Tcx(link)))
+            }
+            link @ Link::Clsact(_) => Some((ifindex, link)),
+        });
+        links.extend(taken.collect::<Vec<_>>());
+        Ok(())
     }
 }
 
 /// A program on an interface, as long as this lives.
-pub(crate) struct Link(SchedClassifierLink);
+pub(crate) enum Link {
+    Tcx(SchedClassifierLink),
+    Clsact(#[expect(dead_code, reason = "held")] Filter),
+}
 
-/// How many programs stand at the ingress of an interface, whoever attached them; for tests and for looking around.
+/// Why there is no tcx link.
+enum Tcx {
+    /// The kernel does not know them.
+    Lacking,
+    Failed(AttachError),
+}
+
+fn attach_tcx(program: &mut SchedClassifier, ifindex: u32) -> Result<SchedClassifierLink, Tcx> {
+    let gone = || Tcx::Failed(AttachError::NoInterface { ifindex });
+    let name = interface_name(ifindex).ok_or_else(gone)?;
+    let options = TcAttachOptions::TcxOrder(LinkOrder::last());
+    let link = program
+        .attach_with_options(&name, TcAttachType::Ingress, options)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| match os_error(&error) {
+            // An attach type that the kernel does not know.
+            Some(libc::EINVAL) => Tcx::Lacking,
+            _ => Tcx::Failed(attach_error(&error, ifindex)),
+        })?;
+    // The name may have gone to another interface in between.
+    if interface_name(ifindex).as_ref() != Some(&name) {
+        return Err(gone());
+    }
+    Ok(link)
+}
+
+/// How many programs stand at the ingress of an interface, by links or as filters, whoever attached them; for tests and for looking
+/// around.
 ///
 /// # Errors
-/// The kernel's: no such interface, no right, no tcx.
+/// The kernel's: no such interface, no right.
 pub fn programs_at(ifname: &str) -> io::Result<usize> {
-    let found = SchedClassifier::query_tcx(ifname, TcAttachType::Ingress);
-    found.map(|(_, programs)| programs.len()).map_err(|error| {
-        os_error(&error).map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
-    })
+    let linked = match SchedClassifier::query_tcx(ifname, TcAttachType::Ingress) {
+        Ok((_, programs)) => programs.len(),
+        Err(error) => match os_error(&error) {
+            Some(libc::EINVAL) => 0,
+            errno => return Err(errno.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error)),
+        },
+    };
+    Ok(linked + clsact::filters_at(interface_index(ifname)?)?)
 }
 
 /// What the kernel holds of eBPF, whoever loaded it, by its ids: those of `/proc/PID/fdinfo`. The kernel gives an id anew only when it
@@ -152,13 +211,16 @@ pub fn loaded() -> Loaded {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {
-    let missing = || LoadError::Failed { reason: "the object lacks its program".to_owned() };
-    let program = ebpf.program_mut("relay").ok_or_else(missing)?;
+pub(crate) fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClassifier, LoadError> {
+    let missing = || LoadError::Failed { reason: format!("the object lacks the program {name}") };
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
     program.try_into().map_err(|_| missing())
 }
 
-fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, LoadError> {
+pub(crate) fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<T, LoadError> {
     let missing = |what: String| LoadError::Failed { reason: format!("map {name}: {what}") };
     let map = ebpf.take_map(name).ok_or_else(|| missing("the object lacks it".to_owned()))?;
     T::try_from(map).map_err(|error| missing(error.to_string()))
@@ -175,21 +237,26 @@ pub(crate) fn clear<V: Pod + Default>(map: &mut PerCpuArray<MapData, V>, index: 
     map.set(index, zeroes, 0).map_err(io::Error::other)
 }
 
-fn attach_error(error: &(dyn std::error::Error + 'static), ifindex: u32) -> AttachError {
+pub(crate) fn attach_error(error: &(dyn std::error::Error + 'static), ifindex: u32) -> AttachError {
     match os_error(error) {
         Some(libc::ENODEV) => AttachError::NoInterface { ifindex },
-        // Kernels that do not know the attach type.
-        Some(libc::EINVAL) => AttachError::NoTcx,
         _ => refused(error),
     }
 }
 
-fn refused(error: &(dyn std::error::Error + 'static)) -> AttachError {
+pub(crate) fn refused(error: &(dyn std::error::Error + 'static)) -> AttachError {
     AttachError::Refused { reason: os_error(error).map_or_else(|| error.to_string(), errno_text) }
 }
 
 fn errno_text(errno: i32) -> String {
     io::Error::from_raw_os_error(errno).to_string()
+}
+
+fn interface_index(ifname: &str) -> io::Result<u32> {
+    let name = CString::new(ifname)?;
+    // SAFETY: a string that ends with a zero.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
 }
 
 fn interface_name(ifindex: u32) -> Option<String> {

@@ -398,12 +398,7 @@ impl KernelPath {
             object.addresses.insert(address, self.counters.input(*ifindex), 0).map_err(map_error)?;
         }
         object.copy_flows(&self.object);
-        for (ifindex, link) in std::mem::take(&mut self.links) {
-            // An interface that is gone has no link to take over.
-            if let Ok(link) = object.take_over(link) {
-                self.links.insert(ifindex, link);
-            }
-        }
+        object.take_over(&mut self.object, &mut self.links).map_err(grow)?;
         // From here on nobody counts in the old maps: tell the last of them, then begin anew.
         self.grace.wait();
         let mut carried = std::mem::take(&mut self.carried);

@@ -115,13 +115,7 @@ impl Kernel {
         let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
         path.attach(link.index).map_err(|error| {
             warn!(input = %spec.input, "{error}");
-            match error {
-                mcr_ebpf::AttachError::NoTcx => {
-                    self.refusal = Some(error.to_string());
-                    KernelLack::Kernel
-                }
-                _ => KernelLack::Refused,
-            }
+            KernelLack::Refused
         })
     }
 

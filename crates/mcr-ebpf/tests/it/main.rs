@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod arrivals;
+mod clsact;
 mod frames;
 mod life;
 mod outputs;

@@ -105,7 +105,7 @@ fn ten_thousand_rules_are_loaded_at_once_and_nothing_foreign_reaches_a_worker() 
 }
 
 #[test]
-fn two_thousand_groups_of_one_port_need_few_sockets_on_the_udp_path() {
+fn two_thousand_groups_of_one_port_come_to_share_sockets_on_the_udp_path() {
     let Some(()) = require::netns() else { return };
     let _lock = traffic_lock::take();
     let line = line();
@@ -126,19 +126,19 @@ fn two_thousand_groups_of_one_port_need_few_sockets_on_the_udp_path() {
     let rules = client.rules(None).unwrap();
     assert!(rules.iter().all(|rule| rule.state == RuleState::Active), "{:?}", rules.last());
     let workers = client.workers().unwrap();
-    assert!(workers[0].sockets < 400, "{} sockets for {groups} groups", workers[0].sockets);
-    for number in [0, 255, 256, 257, 1000, 1999] {
+    assert!(workers[0].sockets < 1100, "{} sockets for {groups} groups", workers[0].sockets);
+    for number in [0, 255, 256, 1023, 1024, 1025, 1999] {
         let sink = Sink::open(&line.sinks[0], &format!("10.2.0.2:{}", 20_000 + number));
         let payloads = source::payloads(number.into(), [100, 1400, 0]);
         Source::open(&line.source, "10.1.0.1:0", &format!("{}:5000", group(number))).send(&payloads);
         sink.expect(&payloads);
     }
     // A group that has left a shared socket does not come by it any more.
-    client.rule_remove(&rule_ref("g1000").unwrap()).unwrap();
-    Source::open(&line.source, "10.1.0.1:0", &format!("{}:5000", group(1000)))
+    client.rule_remove(&rule_ref("g1500").unwrap()).unwrap();
+    Source::open(&line.source, "10.1.0.1:0", &format!("{}:5000", group(1500)))
         .send(&source::payloads(1, [100; 10]));
     let stats = law::at_rest(&mut client);
     let input = law::input(&stats, "in0");
-    assert_eq!((input.datagrams, input.matched), (18, 18), "{input:?}");
+    assert_eq!((input.datagrams, input.matched), (21, 21), "{input:?}");
     daemon.stop();
 }

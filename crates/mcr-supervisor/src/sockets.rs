@@ -32,9 +32,9 @@ use mcr_relay::{
 use mcr_socket::filter::{self, Filter, LiveFilter, Wanted};
 
 /// Groups of a worker that have a UDP socket of their own.
-const OWN_MAX: usize = 256;
-/// Sockets of a worker; it could take 1,024, but those that it has not closed yet count too.
-const SOCKETS_MAX: usize = 1000;
+const OWN_MAX: usize = 1024;
+/// Sockets of a worker; it could take 2,048, but those that it has not closed yet count too.
+const SOCKETS_MAX: usize = 2000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Sockets a worker can have, if RLIMIT_NOFILE allows as many.
-const FILES_MAX: u16 = 1024;
+const FILES_MAX: u16 = 2048;
 
 /// Waits for the first message and does what it says; none if the supervisor is gone before it says anything.
 pub(crate) fn start(channel: OwnedFd, confinement: Confinement) -> Result<Option<Worker>, WorkerError> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::{case::Case, peer::Peer, reflect};
+use crate::{case::Case, peer::Peer, reflect, rounds::Rounds};
 
 /// Compares MCR with other ways to relay UDP, in network namespaces of its own.
 #[derive(Parser)]
@@ -48,21 +48,14 @@ pub(crate) enum Command {
 
 #[derive(ClapArgs)]
 pub(crate) struct Peers {
-    /// How often each peer takes its turn in each case
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) common: Rounds,
     /// Half a second a trial and a coarse search: to see that all works, not for numbers
     #[arg(long)]
     pub(crate) quick: bool,
     /// Length of a trial
     #[arg(long, value_name = "MS", default_value_t = 2000, conflicts_with = "quick", value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub(crate) trial_ms: u64,
-    /// Begin no round that this would not leave time for, judged by the round before
-    #[arg(long, value_name = "N")]
-    pub(crate) minutes: Option<f64>,
-    /// Write each trial here as a line of JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
     /// What to compare
     #[arg(long, value_delimiter = ',', value_enum, value_name = "PEER,..", default_values_t = Peer::ALL)]
     pub(crate) peers: Vec<Peer>,
@@ -81,9 +74,6 @@ pub(crate) struct Peers {
     /// Leave what the relay receives to the sender's core instead of steering it (RPS) to the relay's
     #[arg(long)]
     pub(crate) no_steering: bool,
-    /// Where mcrd is [default: beside this program]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) bin_dir: Option<PathBuf>,
 }
 
 /// A kind of sender.
@@ -136,21 +126,14 @@ pub(crate) enum Measure {
 
 #[derive(ClapArgs)]
 pub(crate) struct Reflect {
-    /// How often each peer takes its turn
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) common: Rounds,
     /// A fifth of a second a trial and a coarse search: to see that all works, not for numbers
     #[arg(long)]
     pub(crate) quick: bool,
     /// Length of a trial
     #[arg(long, value_name = "MS", default_value_t = 1000, conflicts_with = "quick", value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub(crate) trial_ms: u64,
-    /// Begin no round that this would not leave time for, judged by the round before
-    #[arg(long, value_name = "N")]
-    pub(crate) minutes: Option<f64>,
-    /// Write each trial here as a line of JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
     /// What to compare
     #[arg(long, value_delimiter = ',', value_enum, value_name = "PEER,..", default_values_t = reflect::Peer::ALL)]
     pub(crate) peers: Vec<reflect::Peer>,
@@ -160,9 +143,6 @@ pub(crate) struct Reflect {
     /// What to measure
     #[arg(long, value_delimiter = ',', value_enum, value_name = "WHAT,..", default_values_t = ReflectMeasure::ALL)]
     pub(crate) measure: Vec<ReflectMeasure>,
-    /// Where mcrd is [default: beside this program]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) bin_dir: Option<PathBuf>,
 }
 
 /// A kind of measurement of a reflector.

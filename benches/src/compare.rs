@@ -12,6 +12,7 @@ use crate::{
     cores, interrupt,
     peer::Peer,
     record::Record,
+    rounds::Rounds,
     run::{Bench, Turn},
     statistics::{Summary, ratios},
 };
@@ -50,18 +51,15 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<()> {
     cores::check()?;
     cores::pin(cores::watcher())?;
     let of = |bin_dir: &std::path::Path| Peers {
-        rounds: args.rounds,
+        common: Rounds { rounds: args.rounds, minutes: None, json: None, bin_dir: Some(bin_dir.to_owned()) },
         quick: args.quick,
         trial_ms: args.trial_ms,
-        minutes: None,
-        json: None,
         peers: args.peers.clone(),
         cases: args.cases.clone(),
         measure: vec![Measure::Rate, Measure::Cost],
         fixed_rounds: None,
         sender: SenderKind::Packet,
         no_steering: false,
-        bin_dir: Some(bin_dir.to_owned()),
     };
     let (a, b) = (of(&args.a), of(&args.b));
     let mut builds = [("a", Bench::new(&a)?), ("b", Bench::new(&b)?)];

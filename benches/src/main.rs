@@ -24,7 +24,7 @@ mod latency;
 mod peer;
 mod record;
 mod reflect;
-
+mod rounds;
 mod run;
 mod search;
 mod sender;

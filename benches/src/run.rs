@@ -2,12 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    env, fs,
+    fs,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-use anyhow::Context as _;
 
 use crate::{
     args::{Measure, Peers, SenderKind},
@@ -17,6 +15,7 @@ use crate::{
     latency::{self, Listen},
     peer::{Peer, Relay},
     record::{Record, Records, Setup},
+    rounds,
     search::{RESOLUTION, RESOLUTION_QUICK, Search},
     table, trial,
 };
@@ -25,9 +24,6 @@ const QUICK: Duration = Duration::from_millis(500);
 /// A search that takes more has met noise it cannot get out of; what it has found by then counts.
 const TRIALS_MAX: u32 = 16;
 const TRIALS_MAX_QUICK: u32 = 6;
-
-/// Percent of a core that others may use before it is remarked on.
-pub(crate) const LOAD_MAX: f64 = 5.0;
 
 /// Measures, writes lines, prints tables.
 pub(crate) fn run(args: &Peers) -> anyhow::Result<()> {
@@ -68,12 +64,9 @@ impl Turn {
 
 impl<'a> Bench<'a> {
     pub(crate) fn new(args: &'a Peers) -> anyhow::Result<Self> {
-        let bin_dir = match &args.bin_dir {
-            Some(directory) => directory.clone(),
-            None => env::current_exe()?.parent().context("this program is in no directory")?.to_owned(),
-        };
+        let bin_dir = args.common.bin_dir()?;
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
-        let mut records = Records::new(args.json.as_deref())?;
+        let mut records = Records::new(args.common.json.as_deref())?;
         let live = args.sender == SenderKind::Live;
         records.push(Record::Setup(setup(duration, args.quick, !args.no_steering, live)))?;
         let (known, absent) = (HashMap::new(), HashSet::new());
@@ -94,31 +87,12 @@ impl<'a> Bench<'a> {
     }
 
     fn rounds(&mut self) -> anyhow::Result<()> {
-        let started = Instant::now();
-        let budget = self.args.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
-        let mut longest = Duration::ZERO;
-        for round in 0..self.args.rounds {
-            if budget.is_some_and(|budget| started.elapsed() + longest > budget) {
-                eprintln!("no time for round {} of {}", round + 1, self.args.rounds);
-                break;
-            }
-            let began = Instant::now();
-            self.round(round)?;
-            // The first takes longest: it knows no rates to begin with.
-            longest = began.elapsed();
-        }
-        Ok(())
+        let args = self.args;
+        args.common.each(|round| self.round(round))
     }
 
     fn round(&mut self, round: u32) -> anyhow::Result<()> {
-        let percent = cores::foreign_load()?;
-        if percent > LOAD_MAX {
-            eprintln!(
-                "round {}: other programs use {percent:.0} % of a core; numbers will mean little",
-                round + 1
-            );
-        }
-        self.records.push(Record::Load { round, percent })?;
+        self.records.push(rounds::foreign_load(round)?)?;
         for &case in &self.args.cases {
             if self.measures(Measure::Latency, round) && case.has_latency() {
                 self.delay_without_relay(case, round)?;

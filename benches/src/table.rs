@@ -8,7 +8,7 @@ use crate::{
     peer::Peer,
     record::{self, Cost, Latency, Rate, Record, Setup},
     reflect,
-    run::LOAD_MAX,
+    rounds::LOAD_MAX,
     statistics::{Summary, ratios},
 };
 

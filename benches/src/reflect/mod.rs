@@ -14,7 +14,6 @@ mod tester;
 
 use std::{
     collections::HashMap,
-    env,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -32,7 +31,7 @@ use crate::{
     cores, interrupt,
     peer::Process,
     record::{Record, Records},
-    run::{self, LOAD_MAX},
+    rounds, run,
     search::{self, RESOLUTION, RESOLUTION_QUICK, Search},
     table as tables,
 };
@@ -99,41 +98,20 @@ impl Turn<'_> {
 
 impl<'a> Bench<'a> {
     fn new(args: &'a Reflect) -> anyhow::Result<Self> {
-        let bin_dir = match &args.bin_dir {
-            Some(directory) => directory.clone(),
-            None => env::current_exe()?.parent().context("this program is in no directory")?.to_owned(),
-        };
+        let bin_dir = args.common.bin_dir()?;
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
-        let mut records = Records::new(args.json.as_deref())?;
+        let mut records = Records::new(args.common.json.as_deref())?;
         records.push(Record::Setup(run::setup(duration, args.quick, false, false)))?;
         Ok(Self { args, duration, bin_dir, records, known: HashMap::new() })
     }
 
     fn rounds(&mut self) -> anyhow::Result<()> {
-        let started = Instant::now();
-        let budget = self.args.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
-        let mut longest = Duration::ZERO;
-        for round in 0..self.args.rounds {
-            if budget.is_some_and(|budget| started.elapsed() + longest > budget) {
-                eprintln!("no time for round {} of {}", round + 1, self.args.rounds);
-                break;
-            }
-            let began = Instant::now();
-            self.round(round)?;
-            longest = began.elapsed();
-        }
-        Ok(())
+        let args = self.args;
+        args.common.each(|round| self.round(round))
     }
 
     fn round(&mut self, round: u32) -> anyhow::Result<()> {
-        let percent = cores::foreign_load()?;
-        if percent > LOAD_MAX {
-            eprintln!(
-                "round {}: other programs use {percent:.0} % of a core; numbers will mean little",
-                round + 1
-            );
-        }
-        self.records.push(Record::Load { round, percent })?;
+        self.records.push(rounds::foreign_load(round)?)?;
         for &peer in &self.args.peers {
             // The program is attached to, and leaves, an interface that nobody else has had.
             let cable = Cable::new()?;

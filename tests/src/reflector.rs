@@ -55,12 +55,20 @@ impl Cable {
     /// # Panics
     /// If it cannot be made.
     pub fn new() -> Self {
+        Self::with_queues(1)
+    }
+
+    /// As [`Cable::new`], with so many send and receive queues at each end.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn with_queues(queues: u32) -> Self {
         let made = || {
             let (tester, reflector) = (Namespace::new()?, Namespace::new()?);
             // Not even IPv6's own messages about groups: the tests count every frame.
             tester.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
             reflector.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
-            mcr_lab::veth((&tester, TESTER_IF), (&reflector, REFLECTOR_IF))?;
+            mcr_lab::veth_with_queues((&tester, TESTER_IF), (&reflector, REFLECTOR_IF), queues)?;
             tester.set_mac(TESTER_IF, TESTER_MAC)?;
             reflector.set_mac(REFLECTOR_IF, REFLECTOR_MAC)?;
             tester.set_up(TESTER_IF)?;

@@ -8,7 +8,6 @@ use std::{
 use mcr_e2e::{
     Cell, Daemon, DaemonOptions, eventually,
     held::Held,
-    programs,
     reflector::{
         Bed, Cable, PLATFORMS, REFLECTOR_IF, REFLECTOR_MAC, Reflecting, TESTER_IF, TESTER_MAC, Tester,
         assert_law, counter, echo, load, probe,
@@ -18,7 +17,6 @@ use mcr_e2e::{
 use mcr_lab::require;
 use mcr_proto::{message::RuleState, reflect::Reflect};
 use nix::sys::signal::{Signal, kill};
-use serde_json::Value;
 
 /// How many frames the load test sends.
 fn frames() -> u64 {
@@ -408,70 +406,6 @@ fn the_daemon_reflects_beside_its_rules_as_its_configuration_and_clients_want() 
     assert!(client.reflect_remove("bench").is_err());
     assert!(client.reflectors(None).expect("the daemon").is_empty());
     eventually("their sockets are closed", || Held::of(&cable.reflector).packet == 0);
-}
-
-#[test]
-fn exit_codes_say_what_was_wrong() {
-    let Some(()) = require::netns() else { return };
-    let cable = Cable::new();
-    let code = |arguments: &[&str]| {
-        let mut command = cable.reflector.command(programs::program("mcrd"));
-        let output = command.arg("reflect").args(arguments).output().expect("a process");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    for (arguments, expected) in [
-        (&["nosuch0"][..], 4),
-        (&["nic", "nosuch0"], 4),
-        (&[REFLECTOR_IF, "--no-mac-filter", "--no-oui-filter", "--port", "0"], 2),
-        (&[REFLECTOR_IF, "--port", ""], 2),
-        (&[REFLECTOR_IF, "--oui", "00:c0:17x"], 2),
-        (&[REFLECTOR_IF, "--mode", "some"], 2),
-        (&[REFLECTOR_IF, "--no-such-option"], 2),
-        (&["lo"], 1),
-    ] {
-        let (got, text) = code(arguments);
-        assert_eq!(got, Some(expected), "{arguments:?}: {text}");
-        assert!(!text.is_empty());
-    }
-    let mut command = cable.reflector.command(programs::program("mcrd"));
-    let output = command.args(["reflect", "nic", REFLECTOR_IF]).output().expect("a process");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    // veth has native XDP and no zero-copy.
-    for line in ["driver          veth", "xdp             basic, redirect", "platform        xdp, copying"] {
-        assert!(text.contains(line), "{line}: {text}");
-    }
-    assert_eq!(code(&["--help"]).0, Some(0));
-}
-
-#[test]
-fn options_stand_before_or_after_the_interface() {
-    let Some(()) = require::netns() else { return };
-    let _lock = traffic_lock::take();
-    let cable = Cable::new();
-    for csv in [false, true] {
-        let mut command = cable.reflector.command(programs::program("mcrd"));
-        command.arg("reflect");
-        if csv {
-            command.args(["--csv", "--stats-interval", "1", REFLECTOR_IF]);
-        } else {
-            command.args([REFLECTOR_IF, "--compat-json", "--stats-interval", "1"]);
-        }
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
-        let mut child = command.spawn().expect("a process");
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("piped")));
-        let mut next = || lines.next().expect("a line").expect("text");
-        let first = next();
-        if csv {
-            assert!(first.starts_with("time,uptime,received,"), "{first}");
-            assert_eq!(next().split(',').count(), first.split(',').count());
-        } else {
-            let json: Value = serde_json::from_str(&first).expect("JSON");
-            assert!(json["packets"]["received"].is_u64(), "{json}");
-        }
-        kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("own process");
-        assert_eq!(child.wait().expect("own child").code(), Some(0));
-    }
 }
 
 #[test]

@@ -78,7 +78,14 @@ impl Session<'_> {
             self.note("no reflectors; add one with `mcrctl reflect add INTERFACE`");
             return Ok(());
         }
-        Ok(reflectors(self.out, &list.reflectors)?)
+        reflectors(self.out, &list.reflectors)?;
+        // What its state says is in the table.
+        let faulty = list.reflectors.iter().filter(|reflector| reflector.state == RuleState::Active);
+        for (reflector, fault) in faulty.filter_map(|reflector| Some((reflector, reflector.fault.as_ref()?)))
+        {
+            self.note(&format!("reflector {}: {fault}", reflector.name));
+        }
+        Ok(())
     }
 }
 
@@ -111,7 +118,10 @@ pub(crate) fn reflectors(out: &mut dyn Write, reflectors: &[ReflectView]) -> io:
             reflector.interface.to_string(),
             reflector.port.to_string(),
             reflector.mode.to_string(),
-            reflector.state.to_string(),
+            match &reflector.fault {
+                Some(_) if reflector.state == RuleState::Active => "unhealthy".into(),
+                _ => reflector.state.to_string(),
+            },
             reflector.platform.clone().unwrap_or_else(|| "-".into()),
             count("received"),
             count("reflected"),

@@ -45,7 +45,7 @@ mod user;
 mod wait;
 
 pub use error::LabError;
-pub use link::{LinkState, LinkStats, macvlan, veth};
+pub use link::{LinkState, LinkStats, macvlan, veth, veth_with_queues};
 pub use namespace::Namespace;
 pub use topology::{Chain, Line};
 pub use tun::Tun;

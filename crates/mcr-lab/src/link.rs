@@ -65,9 +65,17 @@ pub struct LinkStats {
 
 /// Connects two namespaces by a pair of virtual Ethernet devices, `a.1` in `a.0` and `b.1` in `b.0`, both down.
 pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<(), LabError> {
+    veth_with_queues(a, b, 1)
+}
+
+/// As [`veth`], with so many send and receive queues at each end. A frame arrives on the queue by which it was sent.
+pub fn veth_with_queues(a: (&Namespace, &str), b: (&Namespace, &str), queues: u32) -> Result<(), LabError> {
+    let counts = [LinkAttribute::NumTxQueues(queues), LinkAttribute::NumRxQueues(queues)];
     let mut peer = named(b.1);
     peer.attributes.push(LinkAttribute::NetNsFd(b.0.fd().as_raw_fd()));
+    peer.attributes.extend(counts.clone());
     let mut link = named(a.1);
+    link.attributes.extend(counts);
     link.attributes.push(info(InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(peer)))));
     a.0.new_link(|| format!("make veth pair {} and {}", a.1, b.1), link)
 }

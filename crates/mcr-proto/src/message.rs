@@ -22,8 +22,8 @@ pub use self::{
     log::{Facility, LogLevel, LogLevels, LogNameError},
     trace::{Sampling, TraceOf, TraceOrder, TraceWanted, Traced, Tracing},
     view::{
-        ClassBy, InputClass, InputView, InterfaceView, OutputView, ReflectLatency, ReflectView, RuleState,
-        RuleView, WorkerState, WorkerView,
+        ClassBy, InputClass, InputView, InterfaceView, OutputView, ReflectLatency, ReflectView,
+        ReflectWorker, RuleState, RuleView, WorkerState, WorkerView,
     },
 };
 

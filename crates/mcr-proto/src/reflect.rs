@@ -8,7 +8,7 @@ mod values;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct};
 
 pub use self::values::{
-    AddressPrefix, Hex, MacAddress, Oui, Platform, ReflectMode, Sequence, SignatureFamily, ValueError,
+    AddressPrefix, Hex, MacAddress, Oui, Platform, Queues, ReflectMode, Sequence, SignatureFamily, ValueError,
 };
 use crate::{endpoint::IfName, rule::RuleName};
 
@@ -153,6 +153,8 @@ keys! {
     i_know: bool = false, "true or false";
     /// How frames are got and sent.
     platform: Platform = Platform::Auto, "auto, packet or xdp";
+    /// Receive queues that are served on AF_XDP, the first ones, each by a process of its own.
+    queues: Queues = Queues::All, "a number of queues, 1 or more, or \"all\"";
     /// Turn-round times are measured.
     latency: bool = false, "true or false";
     /// One frame of so many is measured.

@@ -319,6 +319,16 @@ impl Config {
         Limits { total: None, source: Some(Limit { pps: Some(OPEN_SOURCE_PPS), bits_per_second: None }) }
     }
 
+    /// Whether what becomes of a frame depends on the others: there are limits, or replies tell counts of frames. Then one process
+    /// has to see all of them.
+    #[must_use]
+    pub fn counts_frames_together(&self) -> bool {
+        let serves = self.service_ports().next().is_some() || self.oam.is_some();
+        let tells_counts = self.stamp.is_some() || self.oam.is_some_and(|oam| oam.lmm);
+        let limited = serves && self.standard_limits != Limits::default();
+        limited || tells_counts || self.effective_limits() != Limits::default()
+    }
+
     /// Ports of services of standards.
     pub(crate) fn service_ports(&self) -> impl Iterator<Item = u16> + '_ {
         let twamp = self.twamp.map(|twamp| twamp.port);
@@ -398,6 +408,30 @@ mod tests {
         assert_eq!(checked(open), Err(ConfigError::Open));
         assert_eq!(checked(|config| (open(config), config.i_know = true).1), Ok(()));
         assert_eq!(checked(|config| (config.oui, config.port) = (None, 0)), Ok(()));
+    }
+
+    #[test]
+    fn only_limits_and_replies_with_counts_take_all_frames_to_be_seen_together() {
+        let together = |change: fn(&mut Config)| {
+            let mut config = Config::new(MAC, 1500);
+            change(&mut config);
+            config.counts_frames_together()
+        };
+        let limit = Some(Limit { pps: Some(5), bits_per_second: None });
+        assert!(!together(|_| {}));
+        assert!(together(|config| config.oui = None), "what bounds a loop is a limit");
+        assert!(together(|config| config.echo = Some(Echo { port: 7 })), "standards are limited");
+        let unlimited_echo = |config: &mut Config| {
+            (config.echo, config.standard_limits) = (Some(Echo { port: 7 }), Limits::default());
+        };
+        assert!(!together(unlimited_echo));
+        assert!(together(|config| {
+            config.standard_limits = Limits::default();
+            config.oam = Some(Oam { level: 0, mep: 1, lbm: true, dmm: true, slm: true, lmm: true });
+        }));
+        let mut config = Config::new(MAC, 1500);
+        config.limits.source = limit;
+        assert!(config.counts_frames_together());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum BackEnd {
         entries: u32,
         /// Frames kept for what is not sent in place.
         reserve_frames: u32,
+        /// Each frame has in front of it when it came.
+        times: bool,
     },
 }
 

@@ -83,11 +83,10 @@ impl Reflecting {
             batches_unheard = 0;
             self.counts.alive(now().monotonic_ns);
             self.send_due();
-            if matches!(self.hear()?, Heard::Stop) {
+            // Where it waits, it is told whether anything was said: to ask would be another system call for each frame that comes alone.
+            let told = if idle { self.wait()? } else { true };
+            if told && matches!(self.hear()?, Heard::Stop) {
                 return Ok(());
-            }
-            if idle {
-                self.wait()?;
             }
         }
     }
@@ -197,8 +196,8 @@ impl Reflecting {
         }
     }
 
-    /// Sleeps until a frame or a message comes, or an answer is due.
-    fn wait(&mut self) -> Result<(), ReflectorError> {
+    /// Sleeps until a frame or a message comes, or an answer is due; whether the supervisor may have said something.
+    fn wait(&mut self) -> Result<bool, ReflectorError> {
         let now_ns = now().monotonic_ns;
         let due = self
             .delayed
@@ -211,7 +210,8 @@ impl Reflecting {
             PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
         ];
         match ppoll(&mut polled, Some(TimeSpec::from_duration(patience)), None) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Ok(_) => Ok(polled[1].any().unwrap_or(true)),
+            Err(nix::Error::EINTR) => Ok(true),
             Err(errno) => Err(ReflectorError::Wait(errno.into())),
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn start(
             let shape = RingShape { block_bytes, blocks, slot_bytes };
             Box::new(PacketRing::new(descriptor(&mut received, tag::SOCKET)?, shape)?)
         }
-        BackEnd::Xdp { queues, frames, frame_bytes, entries, reserve_frames } => {
+        BackEnd::Xdp { queues, frames, frame_bytes, entries, reserve_frames, times } => {
             let shape = Shape { frames, frame_bytes, reserve_frames, ..Shape::with_entries(entries) };
             let mut opened = Vec::new();
             for queue in 0..queues {
@@ -59,7 +59,7 @@ pub(crate) fn start(
                 let memory = descriptor(&mut received, tag::MEMORY + 2 * queue)?;
                 opened.push(Opened { socket, memory, shape, zero_copy: false });
             }
-            Box::new(Xdp::new(opened)?)
+            Box::new(Xdp::new(opened, times)?)
         }
     };
     let mut reflector = Reflector::new(config)?;

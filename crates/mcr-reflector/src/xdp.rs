@@ -1,6 +1,6 @@
 //! AF_XDP: frames are changed and sent in the memory that they were received into.
 //!
-//! One process serves all queues of its interface, in turn; a batch is of one queue.
+//! A process serves one queue, or, where it has to see all frames of its interface, all of its queues in turn; a batch is of one queue.
 
 use std::{
     io,
@@ -39,13 +39,15 @@ pub(crate) struct Xdp {
     /// What to wait on where there is more than one queue.
     readiness: Option<Epoll>,
     invalid_told: u64,
+    /// Frames tell when they came. Where they do not, what is in front of them is not looked at: it is in no cache.
+    times: bool,
     /// Wall-clock time less CLOCK_MONOTONIC, when the batch came.
     wall_offset_ns: u64,
 }
 
 impl Xdp {
     /// Maps the sockets, of which there is at least one. Takes system calls that a confined process does not have.
-    pub(crate) fn new(opened: Vec<Opened>) -> Result<Self, ReflectorError> {
+    pub(crate) fn new(opened: Vec<Opened>, times: bool) -> Result<Self, ReflectorError> {
         let queues = opened.into_iter().map(Socket::new).collect::<Result<Vec<_>, OpenError>>()?;
         if queues.is_empty() {
             return Err(ReflectorError::NotStarted { why: "no queue".into() });
@@ -59,6 +61,7 @@ impl Xdp {
             queued: Sent::default(),
             readiness,
             invalid_told: 0,
+            times,
             wall_offset_ns: 0,
         })
     }
@@ -81,7 +84,8 @@ impl BackEnd for Xdp {
             }
         }
         self.batch.extend(self.received.drain(..).map(Some));
-        if let Some(Some(first)) = self.batch.first()
+        if self.times
+            && let Some(Some(first)) = self.batch.first()
             && arrival_ns(&self.queues[self.current], first).is_some()
         {
             let now_ns = |clock| clock_gettime(clock).map_or(0, nanoseconds);
@@ -95,7 +99,7 @@ impl BackEnd for Xdp {
     fn frame(&mut self, index: usize) -> (&mut [u8], usize, Meta) {
         let socket = &self.queues[self.current];
         let Some(Some(frame)) = self.batch.get_mut(index) else { return (&mut [], 0, Meta::default()) };
-        let received = arrival_ns(socket, frame);
+        let received = if self.times { arrival_ns(socket, frame) } else { None };
         let received = received.map(|ns| WallTime::from_unix_ns(ns.wrapping_add(self.wall_offset_ns)));
         let bytes = frame.len();
         let meta = Meta { received, partial_checksum: false, partial_checksum_unknown: true };

@@ -56,7 +56,7 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 enum Event {
     Worker(usize, ChildEvent<FromWorker>),
     Control(ChildEvent<FromControl>),
-    Reflector(set::Id, ChildEvent<FromReflector>),
+    Reflector(set::Id, usize, ChildEvent<FromReflector>),
     /// The configuration was written, or not, for a request of control's life `start`.
     Saved {
         start: u32,
@@ -257,7 +257,7 @@ impl<'a> Supervisor<'a> {
                     self.note_control(what);
                 }
             }
-            Event::Reflector(id, event) => self.reflectors.note(id, event),
+            Event::Reflector(id, process, event) => self.reflectors.note(id, process, event),
             Event::Saved { start, seq, reply } => self.note_saved(start, seq, reply),
             Event::Looked { start, seqs, doctor, looked } => self.note_looked(start, seqs, doctor, looked),
         }
@@ -494,7 +494,7 @@ async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
 }
 
 /// The cores this process may run on.
-fn cores() -> Vec<u16> {
+pub(crate) fn cores() -> Vec<u16> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return vec![0] };
     let cores: Vec<u16> = (0..CpuSet::count())
         .filter(|core| set.is_set(*core).unwrap_or(false))

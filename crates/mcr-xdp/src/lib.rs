@@ -51,7 +51,7 @@ pub mod twin;
 pub use error::{OpenError, ShapeError};
 pub use frame::Frame;
 pub use open::{Binding, Config, Opened};
-pub use queues::queues;
+pub use queues::{queues, takes_vlan_tags_out};
 pub use rings::{Counts, Rings};
 pub use shape::{HEADROOM_BYTES, Shape};
 pub use socket::{Sent, Socket};

@@ -1,4 +1,4 @@
-//! How many queues an interface has.
+//! What an interface is asked before it is opened: how many queues it has, and whether it takes VLAN tags out.
 
 use std::ffi::CString;
 use std::io;
@@ -10,10 +10,26 @@ use crate::sys;
 /// # Errors
 /// EOPNOTSUPP: the driver does not say; it then has one, more often than not. ENODEV: there is no such interface.
 pub fn queues(interface: &str) -> io::Result<u32> {
-    let name = CString::new(interface).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let channels = sys::channels(&name)?;
+    let channels = sys::channels(&name(interface)?)?;
     // Combined channels receive and send.
     Ok((channels.combined_count + channels.rx_count).max(1))
+}
+
+/// ETH_FLAG_RXVLAN of linux/ethtool.h: `rxvlan` of `ethtool -k`.
+const FLAG_RXVLAN: u32 = 1 << 8;
+
+/// Whether an interface of the calling thread's namespace takes VLAN tags out of the frames it receives (`rxvlan` of `ethtool -k`). What is
+/// received by AF_XDP then comes without them: switch it off (`ethtool -K IF rxvlan off`) where tags matter. Virtual devices say that
+/// they do, and hand over frames as they were sent.
+///
+/// # Errors
+/// EOPNOTSUPP: the driver does not say. ENODEV: there is no such interface.
+pub fn takes_vlan_tags_out(interface: &str) -> io::Result<bool> {
+    Ok(sys::flags(&name(interface)?)? & FLAG_RXVLAN != 0)
+}
+
+fn name(interface: &str) -> io::Result<CString> {
+    CString::new(interface).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 #[cfg(test)]
@@ -26,5 +42,9 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
         assert_eq!(queues("a\0b").expect_err("no name").kind(), io::ErrorKind::InvalidInput);
         assert!(queues("a-name-far-longer-than-any-interface-has").is_err());
+        assert_eq!(
+            takes_vlan_tags_out("none-such").expect_err("there is none").raw_os_error(),
+            Some(libc::ENODEV)
+        );
     }
 }

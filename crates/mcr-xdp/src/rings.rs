@@ -292,6 +292,8 @@ impl Rings {
             return None;
         }
         self.pass(index, Owner::Receiving, Owner::Held);
+        // Another core has just written it; the caller will look at it when it has taken a batch.
+        crate::sys::prefetch(self.memory.at(descriptor.address as usize, descriptor.bytes as usize));
         Some(Frame { umem: self.umem, index, offset, bytes: descriptor.bytes })
     }
 

@@ -126,6 +126,19 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io
     }
 }
 
+/// Has the processor fetch the cache line of an address for writing, if it has a way to be told.
+#[inline]
+pub(crate) fn prefetch(address: ptr::NonNull<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch reads and writes nothing that a program can see, and faults at no address. x86-64 has SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// `struct ethtool_channels` of linux/ethtool.h.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -148,12 +161,41 @@ const SIOCETHTOOL: u32 = 0x8946;
 
 /// What channels an interface has.
 pub(crate) fn channels(interface: &CStr) -> io::Result<Channels> {
+    let mut channels = Channels { cmd: GET_CHANNELS, ..Channels::default() };
+    ethtool(interface, &mut channels)?;
+    Ok(channels)
+}
+
+/// `struct ethtool_value` of linux/ethtool.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct Value {
+    cmd: u32,
+    data: u32,
+}
+
+/// ETHTOOL_GFLAGS of linux/ethtool.h.
+const GET_FLAGS: u32 = 0x25;
+
+/// The switches of an interface, as ETH_FLAG_ values of linux/ethtool.h.
+pub(crate) fn flags(interface: &CStr) -> io::Result<u32> {
+    let mut flags = Value { cmd: GET_FLAGS, data: 0 };
+    ethtool(interface, &mut flags)?;
+    Ok(flags.data)
+}
+
+/// What an ethtool request is told in: a structure of integers that begins with the request.
+trait Request: Copy {}
+impl Request for Channels {}
+impl Request for Value {}
+
+/// Asks the driver of an interface of the calling thread's namespace.
+fn ethtool<T: Request>(interface: &CStr, told: &mut T) -> io::Result<()> {
     // SAFETY: socket takes numbers and touches no memory.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     check(fd)?;
     // SAFETY: the kernel just made this descriptor for us, and nobody else knows of it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut channels = Channels { cmd: GET_CHANNELS, ..Channels::default() };
     // SAFETY: an ifreq is integers, an array of them, or a pointer, all of which may be zero.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let name = interface.to_bytes_with_nul();
@@ -163,11 +205,10 @@ pub(crate) fn channels(interface: &CStr) -> io::Result<Channels> {
     for (to, from) in request.ifr_name.iter_mut().zip(name) {
         *to = *from as libc::c_char;
     }
-    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
-    // SAFETY: the kernel reads an ifreq with a name that ends, and writes a `struct ethtool_channels` to what it points to; both outlive the
-    // call.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &mut request) })?;
-    Ok(channels)
+    request.ifr_ifru.ifru_data = ptr::from_mut(told).cast();
+    // SAFETY: the kernel reads an ifreq with a name that ends, and writes what it points to, which is the structure that belongs to the request
+    // in its first word (`Request`); both outlive the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &mut request) }).map(drop)
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

@@ -2,23 +2,27 @@
 
 use clap::{ArgAction, Args};
 use mcr_proto::reflect::{
-    AddressPrefix, MacAddress, Oui, Platform, REFLECT_PORT, ReflectMode, Sequence, SignatureFamily,
+    AddressPrefix, MacAddress, Oui, Platform, Queues, REFLECT_PORT, ReflectMode, Sequence, SignatureFamily,
 };
 
 use super::{LogFormat, LogLevelArg};
 
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    version,
+    after_help = "\
 Examples:
   mcrd reflect eth2                                  answer the test frames of NetAlly testers on port 3842
   mcrd reflect eth2 --json --stats-interval 1        one JSON object a second
   mcrd reflect eth2 --no-oui-filter --sig custom     testers of any make, RFC2544 and Y.1564 signatures
   mcrd reflect eth2 --latency                        measure turn-round times, too
   mcrd reflect eth2 --stamp 862 --echo 7             answer STAMP and UDP echo as well
+  mcrd reflect eth2 --platform xdp --queues 2        AF_XDP on queues 0 and 1, a process each
   mcrd reflect nic eth2                              what the interface can do
 
 SIGTERM and SIGINT stop it, SIGUSR1 prints statistics, SIGHUP reads interface and filters anew. Statistics go to standard
-output, everything else to standard error. Exit codes: 0 stopped, 1 failed, 2 usage, 3 not permitted, 4 no such interface.")]
+output, everything else to standard error. Exit codes: 0 stopped, 1 failed, 2 usage, 3 not permitted, 4 no such interface."
+)]
 pub(crate) struct ReflectArgs {
     /// Interface to reflect on; `nic INTERFACE` says what one can do
     #[arg(value_name = "INTERFACE", required = true, num_args = 1..=2)]
@@ -68,6 +72,9 @@ pub(crate) struct ReflectArgs {
     /// How to get and send frames: auto, packet, xdp
     #[arg(long, value_name = "PLATFORM", default_value_t = Platform::Auto)]
     pub(crate) platform: Platform,
+    /// Receive queues to serve on AF_XDP, the first N or all, each by a process of its own; the others are the stack's
+    #[arg(long, value_name = "N", default_value_t = Queues::All)]
+    pub(crate) queues: Queues,
     /// Count every frame on the interface with its reason, not only those that nearly match
     #[arg(long)]
     pub(crate) explain: bool,

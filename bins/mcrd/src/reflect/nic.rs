@@ -40,6 +40,7 @@ pub(super) fn report(interface: &str) -> Result<(), Failure> {
         ("speed", speed.map_or("unknown".into(), |speed| format!("{speed} Mb/s"))),
         ("receive queues", queues(&directory, "rx-")),
         ("send queues", queues(&directory, "tx-")),
+        ("vlan tags", vlan_tags(interface)),
         (
             "xdp",
             features.map_or_else(|| "unknown: the kernel does not tell (Linux 6.3 does)".into(), describe),
@@ -78,6 +79,17 @@ fn recommended(features: Option<XdpFeatures>) -> &'static str {
         Some(XdpFeatures { basic: true, redirect: true, .. }) => "xdp, copying (xdp-native)",
         Some(_) => "xdp in the stack (xdp-generic), or packet",
         None => "auto: what loads is told in the statistics",
+    }
+}
+
+/// Whether AF_XDP gets frames with their tags.
+fn vlan_tags(interface: &str) -> String {
+    match mcr_supervisor::reflect::takes_vlan_tags_out(interface) {
+        Ok(false) => "left in frames".into(),
+        Ok(true) => format!(
+            "taken out by a NIC (rxvlan); for replies with tags on AF_XDP: ethtool -K {interface} rxvlan off"
+        ),
+        Err(_) => "unknown: the driver does not tell".into(),
     }
 }
 

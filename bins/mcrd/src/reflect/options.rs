@@ -48,6 +48,7 @@ impl ReflectArgs {
             mac_filter: !self.no_mac_filter,
             i_know: self.i_know,
             platform: self.platform,
+            queues: self.queues,
             latency: self.latency,
             latency_sample: self.latency_sample,
             explain: self.explain,

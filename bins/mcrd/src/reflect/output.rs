@@ -8,7 +8,7 @@ use std::{
 
 use mcr_proto::reflect::Reflect;
 use mcr_reflect::{Count, Counters, Kind, Latency, Reason};
-use mcr_supervisor::reflect::{Occasion, Report, State};
+use mcr_supervisor::reflect::{Occasion, Report, State, WorkerReport};
 use serde_json::{Map, Value, json};
 
 /// FCS, preamble and gap, which the wire carries with each frame.
@@ -155,6 +155,8 @@ impl Output {
         put("rate", since_start.json());
         put("rate_interval", since_last.json());
         put("latency", latency(&report.latency));
+        put("fault", json!(report.fault));
+        put("workers", report.workers.iter().map(worker).collect());
         Value::Object(object)
     }
 
@@ -229,6 +231,18 @@ fn latency(latency: &Latency) -> Value {
     let buckets = latency.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
     object["histogram"] = buckets.map(|(at, count)| json!([Latency::upper_ns(at), count])).collect();
     object
+}
+
+fn worker(report: &WorkerReport) -> Value {
+    let WorkerReport { queues, pid, ready, restarts, received, reflected } = report;
+    json!({
+        "queues": queues.clone().collect::<Vec<_>>(),
+        "pid": pid,
+        "ready": ready,
+        "restarts": restarts,
+        "received": received,
+        "reflected": reflected,
+    })
 }
 
 /// The keys of the reference reflector, which has no others.
@@ -330,6 +344,15 @@ mod tests {
             uptime: Duration::from_secs(2),
             counters,
             latency,
+            fault: None,
+            workers: vec![WorkerReport {
+                queues: 0..2,
+                pid: Some(7),
+                ready: true,
+                restarts: 1,
+                received: 7,
+                reflected: 5,
+            }],
         }
     }
 
@@ -348,6 +371,8 @@ mod tests {
         assert_eq!(json["rejected"].as_object().map(Map::len), Some(Reason::ALL.len()));
         assert_eq!((&json["signatures"]["probeot"], &json["signatures"]["rfc2544"]), (&json!(3), &json!(2)));
         assert_eq!((&json["latency"]["since"], &json["latency"]["p99_us"]), (&json!("kernel"), &json!(10.0)));
+        assert_eq!(json["workers"][0]["queues"], json!([0, 1]));
+        assert!(json["fault"].is_null());
         for key in ["ts", "iface", "platform", "mode", "uptime"] {
             assert!(!json[key].is_null(), "{key}");
         }

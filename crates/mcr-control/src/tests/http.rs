@@ -12,8 +12,8 @@ use std::{
 
 use mcr_proto::{
     message::{
-        ClassBy, Event, EventKind, EventWhat, InputClass, InputView, ReflectLatency, ReflectView, Reply,
-        Request, RuleState, ToControl, WorkerState, WorkerView,
+        ClassBy, Event, EventKind, EventWhat, InputClass, InputView, ReflectLatency, ReflectView,
+        ReflectWorker, Reply, Request, RuleState, ToControl, WorkerState, WorkerView,
     },
     plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
     reflect::{Reflect, ReflectMode},
@@ -191,6 +191,10 @@ fn metrics_have_reflectors_and_say_the_class_of_an_input() {
         "mcr_reflector_drops_total{reflector=\"bench\",reason=\"tx_full\"} 2",
         "mcr_reflector_drops_total{reflector=\"bench\",reason=\"rx_ring_drop\"} 0",
         "mcr_reflector_restarts_total{reflector=\"bench\"} 1",
+        "mcr_reflector_healthy{reflector=\"bench\"} 0",
+        "mcr_reflector_process_up{reflector=\"bench\",process=\"0\"} 1",
+        "mcr_reflector_process_received_total{reflector=\"bench\",process=\"0\"} 30",
+        "mcr_reflector_process_reflected_total{reflector=\"bench\",process=\"0\"} 20",
         "mcr_reflector_turn_round_seconds{reflector=\"bench\",percentile=\"99.9\"} 0.0005",
     ] {
         assert!(got.body.lines().any(|found| found == line), "{line} is missing in\n{}", got.body);
@@ -227,6 +231,15 @@ fn reflector() -> ReflectView {
             p999_ns: 500_000,
             max_ns: 600_000,
         }),
+        fault: Some("1 of 2 processes do not run".into()),
+        workers: vec![ReflectWorker {
+            queues: vec![0],
+            pid: Some(9),
+            ready: true,
+            restarts: 1,
+            received: 30,
+            reflected: 20,
+        }],
     }
 }
 

@@ -216,6 +216,29 @@ pub struct ReflectView {
     pub signatures: BTreeMap<String, u64>,
     /// Turn-round times, if they are measured.
     pub latency: Option<ReflectLatency>,
+    /// What is wrong: it does not reflect, a process of it does not run, or frames came for ten seconds and none was reflected.
+    #[serde(default)]
+    pub fault: Option<String>,
+    /// Its processes.
+    #[serde(default)]
+    pub workers: Vec<ReflectWorker>,
+}
+
+/// A process of a reflector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReflectWorker {
+    /// The receive queues whose frames it gets; none where one process gets those of all (AF_PACKET).
+    pub queues: Vec<u32>,
+    /// The process, if one runs.
+    pub pid: Option<u32>,
+    /// Whether it reflects.
+    pub ready: bool,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Frames it received.
+    pub received: u64,
+    /// Frames it reflected.
+    pub reflected: u64,
 }
 
 /// Turn-round times of a reflector.

@@ -1,6 +1,6 @@
 //! Types of a reflector's keys: read from text, written as text.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
 
 use crate::endpoint::string_serde;
 
@@ -203,6 +203,67 @@ impl fmt::Debug for Hex {
     }
 }
 
+/// How many of an interface's receive queues a reflector serves, the first ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Queues {
+    /// Those there are.
+    All,
+    /// So many, and those behind them are the stack's.
+    First(NonZeroU16),
+}
+
+impl Queues {
+    const WANT: &'static str = "all, or how many, 1 or more";
+
+    /// How many of `there` are served.
+    #[must_use]
+    pub fn of(self, there: u32) -> u32 {
+        match self {
+            Self::All => there,
+            Self::First(count) => there.min(count.get().into()),
+        }
+    }
+}
+
+impl FromStr for Queues {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        text.parse().map(Self::First).map_err(|_| ValueError { want: Self::WANT })
+    }
+}
+
+impl fmt::Display for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.pad("all"),
+            Self::First(count) => count.fmt(f),
+        }
+    }
+}
+
+string_serde!(Queues, "all, or how many, 1 or more", or number);
+
+impl Value for Queues {
+    fn from_raw(raw: &Raw) -> Option<Self> {
+        match raw {
+            Raw::Text(text) => text.parse().ok(),
+            Raw::Number(number) => number.to_string().parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn toml(&self) -> String {
+        match self {
+            Self::All => "\"all\"".to_owned(),
+            Self::First(count) => count.to_string(),
+        }
+    }
+}
+
 texts! {
     ReflectMode, "mac, mac-ip, all or auto";
     SignatureFamily, "all, ito, rfc2544, y1564 or custom";
@@ -324,6 +385,7 @@ mod tests {
         check::<SignatureFamily>(SignatureFamily::WORDS);
         check::<Platform>(Platform::WORDS);
         check::<Sequence>(Sequence::WORDS);
+        check::<Queues>(&["all", "1", "65535"]);
     }
 
     #[test]
@@ -335,6 +397,23 @@ mod tests {
             assert!(text.parse::<AddressPrefix>().is_err(), "{text}");
         }
         assert!("0".parse::<Hex>().is_err() && "zz".parse::<Hex>().is_err() && "äö".parse::<Hex>().is_err());
+        for text in ["0", "-1", "65536", "some", ""] {
+            assert!(text.parse::<Queues>().is_err(), "{text}");
+        }
         assert!("ALL".parse::<ReflectMode>().is_err());
+    }
+
+    #[test]
+    fn queues_are_a_number_or_all_wherever_they_are_written() {
+        let two: Queues = "2".parse().expect("a number");
+        assert_eq!((two.toml(), Queues::All.toml()), ("2".to_owned(), "\"all\"".to_owned()));
+        assert_eq!(Queues::from_raw(&Raw::Number(2)), Some(two));
+        assert_eq!(Queues::from_raw(&Raw::Number(0)), None);
+        assert_eq!(Queues::from_raw(&Raw::Text("all".into())), Some(Queues::All));
+        assert_eq!(serde_json::from_str::<Queues>("2").expect("a number"), two);
+        assert_eq!(serde_json::from_str::<Queues>("\"all\"").expect("a word"), Queues::All);
+        let bytes = crate::codec::encode(&two).expect("small");
+        assert_eq!(crate::codec::decode::<Queues>(&bytes).expect("own bytes"), two);
+        assert_eq!((two.of(1), two.of(3), Queues::All.of(3)), (1, 2, 3));
     }
 }

@@ -1,6 +1,6 @@
 //! From what a user asked for to what a reflector is given.
 
-use mcr_proto::reflect::{Reflect, ReflectMode, Sequence, SignatureFamily};
+use mcr_proto::reflect::{Platform, Queues, Reflect, ReflectMode, Sequence, SignatureFamily};
 use mcr_reflect::{
     Allow, Config, ConfigError, Echo, Limit, Limits, Mode, Oam, Prefix, Signatures, Stamp, Twamp,
 };
@@ -21,6 +21,9 @@ pub enum ConfigFault {
     /// One frame of none cannot be measured.
     #[error("latency is sampled from one frame of 1 or more, not of 0")]
     Sample,
+    /// Some queues of a way that does not tell them apart.
+    #[error("a packet socket gets the frames of all queues; a number of queues takes AF_XDP")]
+    Queues,
     /// A VLAN id that does not exist.
     #[error("VLAN id {id} is not in 0 to 4095")]
     Vlan {
@@ -46,6 +49,9 @@ pub(crate) fn config(reflect: &Reflect, mac: [u8; 6], mtu: usize) -> Result<Conf
     let level = level.ok_or(ConfigFault::Level { level: reflect.oam_level })?;
     if reflect.latency_sample == 0 {
         return Err(ConfigFault::Sample);
+    }
+    if reflect.platform == Platform::Packet && reflect.queues != Queues::All {
+        return Err(ConfigFault::Queues);
     }
     if let Some(id) = reflect.allow_vlan.iter().find(|id| **id > 4095) {
         return Err(ConfigFault::Vlan { id: *id });
@@ -152,6 +158,10 @@ mod tests {
         assert_eq!(with(|reflect| reflect.oam_level = 8), Err(ConfigFault::Level { level: 8 }));
         assert_eq!(with(|reflect| reflect.latency_sample = 0), Err(ConfigFault::Sample));
         assert_eq!(with(|reflect| reflect.allow_vlan = vec![4096]), Err(ConfigFault::Vlan { id: 4096 }));
+        let some_queues = |reflect: &mut Reflect| {
+            (reflect.platform, reflect.queues) = (Platform::Packet, "2".parse().expect("a number"));
+        };
+        assert_eq!(with(some_queues), Err(ConfigFault::Queues));
         assert_eq!(with(|reflect| reflect.stamp_authenticated = true), Ok(()), "STAMP is off");
     }
 }

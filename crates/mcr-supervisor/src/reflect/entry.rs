@@ -1,33 +1,30 @@
-//! One reflector: its interface as it comes and goes, its socket, its process and the next one.
+//! One reflector: its interface as it comes and goes, its sockets, and its processes.
 
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, OwnedFd},
+    ops::Range,
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
-use mcr_metrics::Numbers;
 use mcr_netmon::{Link, LinkKind, Snapshot};
 use mcr_proto::{message::Ids, reflect::Reflect};
-use mcr_reflect::{Config, Count, Counters, FromReflector, Latency, Layout, Reason, ToReflector};
+use mcr_reflect::{Config, Count, Counters, FromReflector, Latency, Reason};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::{
     config,
     guard::guards,
+    health::Health,
     way::{NoWay, Way},
+    worker::{Start, Worker},
 };
 use crate::{
-    backoff::Backoff,
-    child::{ChildEvent, Happened, Role, Running},
+    child::{ChildEvent, Happened},
+    run::cores,
 };
-
-/// Tags of descriptors, as `mcr-reflector` knows them.
-const TAG_COUNTERS: u32 = 1;
-/// A process that shows no sign of life for so long is ended.
-const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// Whether a reflector reflects, and if not, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +56,27 @@ pub struct Report {
     pub counters: Counters,
     /// Turn-round times.
     pub latency: Latency,
+    /// What is wrong, if anything is.
+    pub fault: Option<String>,
+    /// Its processes.
+    pub workers: Vec<WorkerReport>,
+}
+
+/// One process of a reflector at a point in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerReport {
+    /// The queues whose frames it gets; empty where they are not told apart.
+    pub queues: Range<u32>,
+    /// The process, if one runs.
+    pub pid: Option<u32>,
+    /// Whether it reflects.
+    pub ready: bool,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Frames it received.
+    pub received: u64,
+    /// Frames it reflected.
+    pub reflected: u64,
 }
 
 /// What of its interface a reflector depends on.
@@ -75,7 +93,6 @@ struct Port {
 pub(crate) struct Entry {
     pub(crate) reflect: Reflect,
     ids: Option<Ids>,
-    numbers: Numbers,
     port: Option<Port>,
     config: Option<Config>,
     way: Option<Way>,
@@ -86,14 +103,13 @@ pub(crate) struct Entry {
     /// Frames that programs of before had passed to the stack, by reason.
     passed_before: BTreeMap<&'static str, u64>,
     failed: Option<(String, io::ErrorKind)>,
-    running: Option<Running>,
-    ready: bool,
-    /// Its process is to end because its socket is gone; the next must not begin before, for both count in one place.
-    closing: bool,
-    starts: u32,
-    started: Instant,
-    backoff: Backoff,
-    start_at: Option<Instant>,
+    /// As many as the way wants; more if one of before wanted more. Their counters stay.
+    workers: Vec<Worker>,
+    /// All processes of the way have been ready once.
+    begun: bool,
+    health: Health,
+    /// It was told to stop, for good: that nothing runs any more is no fault.
+    stopped: bool,
     added: Instant,
 }
 
@@ -102,7 +118,6 @@ impl Entry {
         Ok(Self {
             reflect,
             ids,
-            numbers: Numbers::create(Layout::LEN)?,
             port: None,
             config: None,
             way: None,
@@ -110,30 +125,27 @@ impl Entry {
             drops_before: 0,
             passed_before: BTreeMap::new(),
             failed: None,
-            running: None,
-            ready: false,
-            closing: false,
-            starts: 0,
-            started: Instant::now(),
-            backoff: Backoff::new(),
-            start_at: None,
+            workers: vec![Worker::new()?],
+            begun: false,
+            health: Health::default(),
+            stopped: false,
             added: Instant::now(),
         })
     }
 
-    /// Its process, if one runs.
+    /// The first of its processes that runs.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.running.as_ref().map(|running| running.pid)
+        self.workers.iter().find_map(Worker::pid)
     }
 
-    /// How often its process was started again.
+    /// How often its processes were started again.
     pub(crate) fn restarts(&self) -> u32 {
-        self.starts.saturating_sub(1)
+        self.workers.iter().map(Worker::restarts).sum()
     }
 
     /// When something is to be done that no event tells of.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.start_at
+        self.workers.iter().filter_map(Worker::due).min()
     }
 
     /// Whether and how opening failed last.
@@ -146,30 +158,91 @@ impl Entry {
             (None, _) => State::Unresolved,
             (_, Some((why, _))) => State::Failed(why.clone()),
             (Some(port), _) if !port.up => State::Paused,
-            _ if self.ready => State::Active,
+            _ if self.is_ready() || (self.begun && self.ready() > 0) => State::Active,
             _ => State::Starting,
         }
     }
 
-    pub(crate) fn report(&self) -> Report {
-        let row: Vec<u64> = self.numbers.all().iter().map(mcr_metrics::Counter::get).collect();
-        let mut counters = Layout::counters(&row);
+    /// How many processes there are to be.
+    fn processes(&self) -> usize {
+        self.way.as_ref().map_or(0, Way::processes)
+    }
+
+    /// How many of them reflect.
+    fn ready(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.ready).count()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.processes() > 0 && self.ready() == self.processes()
+    }
+
+    /// What is wrong: it does not reflect, some of its processes do not, or frames come and none goes back.
+    fn fault(&self) -> Option<String> {
+        if self.stopped {
+            return None;
+        }
+        match self.state() {
+            State::Unresolved => return Some("the interface does not exist".into()),
+            State::Paused => return Some("the interface is down".into()),
+            State::Failed(why) => return Some(why),
+            State::Starting | State::Active => {}
+        }
+        let (ready, processes) = (self.ready(), self.processes());
+        if ready < processes && (self.begun || self.restarts() > 0) {
+            return Some(format!("{} of {processes} processes do not run", processes - ready));
+        }
+        let time = self.health.unanswered_for(Instant::now())?;
+        Some(format!("frames come and none was reflected for {} s", time.as_secs()))
+    }
+
+    /// What its processes, the kernel and the kernel's program counted.
+    fn counted(&self) -> (Counters, Latency) {
+        let mut all = (Counters::default(), Latency::default());
+        for (counters, latency) in self.workers.iter().map(Worker::counted) {
+            all.0.add(&counters);
+            all.1.add(&latency);
+        }
+        let (counters, _) = &mut all;
         let dropped = self.way.as_ref().map_or(0, Way::dropped);
         counters.counts[Count::RxRingDrop.index()] = self.drops_before + dropped;
         let passed = self.way.as_ref().map(|way| way.passed(&self.reflect)).unwrap_or_default();
         let passed =
             passed.into_iter().chain(self.passed_before.iter().map(|(name, frames)| (*name, *frames)));
         for (name, frames) in passed {
-            count_passed(&mut counters, name, frames);
+            count_passed(counters, name, frames);
         }
+        all
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let (counters, latency) = self.counted();
         Report {
             reflect: self.reflect.clone(),
             state: self.state(),
             platform: self.way.as_ref().map(Way::name),
             uptime: self.added.elapsed(),
             counters,
-            latency: Layout::latency(&row),
+            latency,
+            fault: self.fault(),
+            workers: self.worker_reports(),
         }
+    }
+
+    fn worker_reports(&self) -> Vec<WorkerReport> {
+        let Some(way) = &self.way else { return Vec::new() };
+        let reports = self.workers.iter().take(way.processes()).enumerate().map(|(process, worker)| {
+            let (counters, _) = worker.counted();
+            WorkerReport {
+                queues: way.queues(process),
+                pid: worker.pid(),
+                ready: worker.ready,
+                restarts: worker.restarts(),
+                received: counters.count(Count::Received),
+                reflected: counters.count(Count::Reflected),
+            }
+        });
+        reports.collect()
     }
 
     /// Follows the interface. `force` has the filter attached anew even if nothing has changed.
@@ -207,16 +280,29 @@ impl Entry {
     fn open(&mut self, port: &Port, config: Config) {
         match Way::open(&self.reflect, port.ifindex, &config) {
             Ok(way) => {
+                if let Err(problem) = self.make_room_for(way.processes()) {
+                    return self.fail(format!("cannot count: {problem}"), io::ErrorKind::Other);
+                }
                 let ports = [self.reflect.port, self.reflect.twamp, self.reflect.stamp, self.reflect.echo];
                 let ports = ports.into_iter().filter(|port| *port != 0);
                 // Those of before have the ports until they are gone.
                 self.guards.clear();
                 self.guards = guards(self.reflect.interface.as_str(), ports);
-                (self.way, self.config, self.failed) = (Some(way), Some(config), None);
-                self.start_at = Some(Instant::now());
+                let now = Instant::now();
+                for (process, worker) in self.workers.iter_mut().enumerate() {
+                    worker.start_at((process < way.processes()).then_some(now));
+                }
+                (self.way, self.config, self.failed, self.begun) = (Some(way), Some(config), None, false);
             }
             Err(NoWay { why, kind }) => self.fail(why, kind),
         }
+    }
+
+    fn make_room_for(&mut self, processes: usize) -> Result<(), mcr_metrics::AttachError> {
+        while self.workers.len() < processes {
+            self.workers.push(Worker::new()?);
+        }
+        Ok(())
     }
 
     fn reconfigure(&mut self, config: Config) {
@@ -225,11 +311,8 @@ impl Entry {
         if self.config.as_ref() == Some(&config) {
             return;
         }
-        if let Some(running) = &self.running {
-            let message = ToReflector::Configure { config: config.clone() };
-            if let Err(problem) = running.send(&message, Vec::new()) {
-                warn!(interface = %self.reflect.interface, "cannot tell the reflector its options: {problem}");
-            }
+        for worker in &self.workers {
+            worker.configure(&self.reflect.interface, &config);
         }
         self.config = Some(config);
     }
@@ -242,125 +325,129 @@ impl Entry {
         self.failed = Some((why, kind));
     }
 
-    /// Starts the process if it is time to.
+    /// Starts the processes that it is time for. `wrap` is given the process's number.
     pub(crate) fn start_due<E: 'static>(
         &mut self,
         now: Instant,
         events: &mpsc::Sender<E>,
-        wrap: impl Fn(ChildEvent<FromReflector>) -> E + 'static,
+        wrap: impl Fn(usize, ChildEvent<FromReflector>) -> E + Copy + 'static,
     ) -> io::Result<()> {
-        if self.start_at.is_none_or(|at| at > now) || self.running.is_some() {
-            return Ok(());
-        }
         let (Some(way), Some(config)) = (&mut self.way, &self.config) else { return Ok(()) };
-        self.start_at = None;
-        self.starts += 1;
-        self.started = now;
-        self.backoff.started(now);
-        let running = Running::start(Role::Reflector, self.starts, events.clone(), wrap)?;
-        let (back_end, mut fds) = way.hand_over()?;
-        let start = ToReflector::Start {
-            config: config.clone(),
-            back_end,
-            latency_every: if self.reflect.latency { self.reflect.latency_sample } else { 0 },
-            ids: self.ids.map(|Ids { uid, gid }| (uid, gid)),
-            core: None,
-        };
-        fds.push((TAG_COUNTERS, self.numbers.as_fd().try_clone_to_owned()?));
-        running.send(&start, fds).map_err(io::Error::other)?;
-        self.running = Some(running);
+        let cores = cores();
+        let several = way.processes() > 1;
+        for (process, worker) in self.workers.iter_mut().enumerate() {
+            if worker.due().is_none_or(|at| at > now) {
+                continue;
+            }
+            let (back_end, fds) = match way.hand_over(process) {
+                Ok(handed) => handed,
+                Err(NoWay { why, .. }) => {
+                    warn!(interface = %self.reflect.interface, process, "no socket for a reflector: {why}");
+                    worker.postpone(now);
+                    continue;
+                }
+            };
+            let start = Start {
+                config,
+                latency_every: if self.reflect.latency { self.reflect.latency_sample } else { 0 },
+                ids: self.ids,
+                // One alone runs wherever there is time for it.
+                core: several.then(|| u32::from(cores[process % cores.len()])),
+                back_end,
+                fds,
+            };
+            worker.start(now, events, move |event| wrap(process, event), start)?;
+        }
         Ok(())
     }
 
-    /// Notes what its process did.
-    pub(crate) fn note(&mut self, event: ChildEvent<FromReflector>) {
-        if event.start != self.starts {
-            return;
-        }
+    /// Notes what a process did.
+    pub(crate) fn note(&mut self, process: usize, event: ChildEvent<FromReflector>) {
         let interface = self.reflect.interface;
+        let Some(worker) = self.workers.get_mut(process).filter(|worker| worker.is_of(&event)) else {
+            return;
+        };
         match event.what {
-            Happened::Said(FromReflector::Ready) if self.closing => {}
-            Happened::Said(FromReflector::Ready) => {
-                let Some(way) = &mut self.way else { return };
-                let platform = way.name();
-                if let Err(NoWay { why, kind }) = way.begin() {
-                    return self.fail(why, kind);
-                }
-                self.ready = true;
-                info!(%interface, platform, mode = %self.reflect.mode, port = self.reflect.port, "reflecting");
-            }
+            Happened::Said(FromReflector::Ready) if !worker.is_welcome() => {}
+            Happened::Said(FromReflector::Ready) => self.note_ready(process),
             Happened::Said(FromReflector::Log { error: true, text }) => warn!(%interface, "{text}"),
             Happened::Said(FromReflector::Log { error: false, text }) => info!(%interface, "{text}"),
             Happened::Ended { clean, how } => {
-                (self.running, self.ready) = (None, false);
-                self.settle();
-                let closed = std::mem::take(&mut self.closing);
-                let pause = self.backoff.ended(Instant::now(), clean);
-                if self.way.is_some() && !closed {
-                    warn!(%interface, "reflector ended ({how}); starting it again in {} ms", pause.as_millis());
-                    self.renew_spent();
-                    self.start_at = self.way.is_some().then(|| Instant::now() + pause);
+                let ended = worker.ended(clean);
+                if ended.told || self.way.is_none() {
+                    return;
                 }
+                warn!(%interface, process, "reflector ended ({how}); starting it again in {} ms", ended.pause.as_millis());
+                worker.start_at(Some(Instant::now() + ended.pause));
+                self.take_back(process, ended.pause);
             }
         }
     }
 
-    /// Notes what its process did after it was told to stop: no other follows it.
-    pub(crate) fn end_with(&mut self, event: ChildEvent<FromReflector>) {
-        if event.start == self.starts && matches!(event.what, Happened::Ended { .. }) {
-            (self.running, self.ready) = (None, false);
-            self.settle();
+    fn note_ready(&mut self, process: usize) {
+        let Some(way) = &mut self.way else { return };
+        if let Err(NoWay { why, kind }) = way.begin(process) {
+            return self.fail(why, kind);
+        }
+        let (platform, processes) = (way.name(), way.processes());
+        self.workers[process].ready = true;
+        if self.is_ready() {
+            self.begun = true;
+            let Reflect { interface, mode, port, .. } = &self.reflect;
+            info!(%interface, platform, processes, %mode, port, "reflecting");
         }
     }
 
-    /// Counts what its dead process had not sent as what cannot be sent any more.
-    fn settle(&self) {
-        let numbers = self.numbers.all();
-        let in_flight = &numbers[Layout::count(Count::InFlight)];
-        numbers[Layout::count(Count::TxError)].add(in_flight.get());
-        in_flight.set(0);
-    }
-
-    /// Ends its process if that shows no sign of life; its end is noted like any other.
-    pub(crate) fn look_after(&self, now: Instant, monotonic_ns: u64) {
-        let Some(running) = &self.running else { return };
-        let beat_ns = self.numbers.all()[Layout::HEARTBEAT].get();
-        let silent = Duration::from_nanos(monotonic_ns.saturating_sub(beat_ns));
-        if now.duration_since(self.started) > SILENT_MAX && silent > SILENT_MAX {
-            error!(interface = %self.reflect.interface, "reflector is stuck; ending it");
-            running.kill();
+    /// Notes what a process did after all were told to stop: no other follows it.
+    pub(crate) fn end_with(&mut self, process: usize, event: ChildEvent<FromReflector>) {
+        let Some(worker) = self.workers.get_mut(process).filter(|worker| worker.is_of(&event)) else {
+            return;
+        };
+        if matches!(event.what, Happened::Ended { .. }) {
+            worker.ended(true);
         }
     }
 
-    /// Has the process stop, which answers what it has taken first.
+    /// Ends processes that show no sign of life, and looks whether frames go back.
+    pub(crate) fn look_after(&mut self, now: Instant, monotonic_ns: u64) {
+        for worker in &self.workers {
+            worker.look_after(&self.reflect.interface, now, monotonic_ns);
+        }
+        let (counters, _) = self.counted();
+        self.health.look(now, counters.count(Count::Received), counters.count(Count::Reflected));
+    }
+
+    /// Has the processes stop, which answer what they have taken first.
     pub(crate) fn stop(&mut self) {
-        self.start_at = None;
-        if let Some(running) = &self.running {
-            let _ = running.send(&ToReflector::Stop, Vec::new());
-        }
+        self.stopped = true;
+        self.workers.iter_mut().for_each(Worker::stop);
     }
 
     pub(crate) fn kill(&self) {
-        if let Some(running) = &self.running {
-            running.kill();
-        }
+        self.workers.iter().for_each(Worker::kill);
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.running.is_some()
+        self.running() > 0
     }
 
-    /// Lets go of the interface, and has the process end.
+    /// How many of its processes run.
+    pub(crate) fn running(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.is_running()).count()
+    }
+
+    /// Lets go of the interface, and has the processes end.
     fn close(&mut self) {
-        self.stop();
-        self.closing = self.running.is_some();
-        self.ready = false;
+        self.workers.iter_mut().for_each(Worker::close);
         self.let_go();
         self.guards.clear();
     }
 
-    /// Opens anew what the process that died took with it.
-    fn renew_spent(&mut self) {
+    /// Takes from a process that died what it had. What cannot be made again for it alone is opened anew at once.
+    fn take_back(&mut self, process: usize, pause: Duration) {
+        if let Some(way) = &mut self.way {
+            way.take_back(process);
+        }
         let (true, Some(port), Some(config)) =
             (self.way.as_ref().is_some_and(Way::is_spent), self.port.clone(), self.config.clone())
         else {
@@ -368,6 +455,9 @@ impl Entry {
         };
         self.let_go();
         self.open(&port, config);
+        // Where that failed there is nothing to start it with; it is tried again with the interface.
+        let again = self.way.is_some().then(|| Instant::now() + pause);
+        self.workers[process].start_at(again);
     }
 
     /// Closes the way, and keeps what it counted.

@@ -24,10 +24,13 @@ use super::{
 };
 use crate::{child::ChildEvent, rights};
 
+/// What a process of which number did.
+type Event = (usize, ChildEvent<FromReflector>);
+
 const EVENTS_MAX: usize = 64;
-/// How often the process is looked after, and what the host refused is tried again.
+/// How often the processes are looked after, and what the host refused is tried again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long the process may take to stop, and after that the kernel to end it.
+/// How long the processes may take to stop, and after that the kernel to end them.
 const STOP_WITHIN: Duration = Duration::from_millis(100);
 
 /// What a reflector in the foreground is started with.
@@ -107,20 +110,20 @@ async fn attend(
     let netlink = AsyncFd::new(netlink).map_err(|error| failed("wait for the network's changes", &error))?;
 
     let mut entry = open(&options, &monitor)?;
-    let (sender, mut events) = mpsc::channel::<ChildEvent<FromReflector>>(EVENTS_MAX);
+    let (sender, mut events) = mpsc::channel::<Event>(EVENTS_MAX);
     let first = Timer::now() + options.interval;
     let mut interval = tokio::time::interval_at(first, options.interval);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         entry
-            .start_due(Instant::now(), &sender, |event| event)
+            .start_due(Instant::now(), &sender, |process, event| (process, event))
             .map_err(|error| failed("start the reflector", &error))?;
         let due = entry.due();
         tokio::select! {
             event = events.recv() => {
-                if let Some(event) = event {
-                    entry.note(event);
+                if let Some((process, event)) = event {
+                    entry.note(process, event);
                 }
             }
             readable = netlink.readable() => {
@@ -174,14 +177,14 @@ fn follow(monitor: &mut Monitor) -> Result<(), ReflectError> {
     }
 }
 
-/// Waits for the process to end, a while of its own accord.
-async fn stop(entry: &mut Entry, events: &mut mpsc::Receiver<ChildEvent<FromReflector>>) {
+/// Waits for the processes to end, a while of their own accord.
+async fn stop(entry: &mut Entry, events: &mut mpsc::Receiver<Event>) {
     entry.stop();
     for _ in 0..2 {
         let until = Timer::now() + STOP_WITHIN;
         while entry.is_running() {
             match tokio::time::timeout_at(until, events.recv()).await {
-                Ok(Some(event)) => entry.end_with(event),
+                Ok(Some((process, event))) => entry.end_with(process, event),
                 Ok(None) => return,
                 Err(_) => break,
             }

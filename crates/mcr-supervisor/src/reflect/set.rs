@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, time::Instant};
 
 use mcr_netmon::Snapshot;
 use mcr_proto::{
-    message::{Fault, FaultKind, Ids, ReflectLatency, ReflectView, RuleState},
+    message::{Fault, FaultKind, Ids, ReflectLatency, ReflectView, ReflectWorker, RuleState},
     reflect::{Hex, Reflect},
 };
 use mcr_reflect::{Count, FromReflector, Kind, Latency, Reason};
@@ -13,12 +13,12 @@ use tracing::{error, info};
 
 use super::{
     config,
-    entry::{Entry, Report, State},
+    entry::{Entry, Report, State, WorkerReport},
     run::monotonic_ns,
 };
 use crate::child::ChildEvent;
 
-/// The most reflectors a daemon has: each is a process.
+/// The most reflectors a daemon has: each is a process, or several.
 const REFLECTORS_MAX: usize = 64;
 
 /// Tells reflectors apart, also such that had one name one after the other.
@@ -82,19 +82,19 @@ impl Reflectors {
     pub(crate) fn start_due<E: 'static>(
         &mut self,
         events: &mpsc::Sender<E>,
-        wrap: impl Fn(Id, ChildEvent<FromReflector>) -> E + Copy + 'static,
+        wrap: impl Fn(Id, usize, ChildEvent<FromReflector>) -> E + Copy + 'static,
     ) -> io::Result<()> {
         let now = Instant::now();
         for (id, entry) in &mut self.entries {
             let id = *id;
-            entry.start_due(now, events, move |event| wrap(id, event))?;
+            entry.start_due(now, events, move |process, event| wrap(id, process, event))?;
         }
         Ok(())
     }
 
     /// When something is to be done that no event tells of.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let starts = self.entries.values().filter(|entry| !entry.is_running()).filter_map(Entry::due);
+        let starts = self.entries.values().filter_map(Entry::due);
         let ends = self.leaving.values().map(|(_, since)| *since + STOP_WITHIN);
         starts.chain(ends).min()
     }
@@ -115,11 +115,11 @@ impl Reflectors {
         }
     }
 
-    pub(crate) fn note(&mut self, id: Id, event: ChildEvent<FromReflector>) {
+    pub(crate) fn note(&mut self, id: Id, process: usize, event: ChildEvent<FromReflector>) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.note(event);
+            entry.note(process, event);
         } else if let Some((entry, _)) = self.leaving.get_mut(&id) {
-            entry.end_with(event);
+            entry.end_with(process, event);
             if !entry.is_running() {
                 self.leaving.remove(&id);
             }
@@ -129,8 +129,8 @@ impl Reflectors {
     /// Has all processes stop; how many run.
     pub(crate) fn stop(&mut self) -> usize {
         self.entries.values_mut().for_each(Entry::stop);
-        let entries = self.entries.values().filter(|entry| entry.is_running()).count();
-        entries + self.leaving.len()
+        let leaving = self.leaving.values().map(|(entry, _)| entry);
+        self.entries.values().chain(leaving).map(Entry::running).sum()
     }
 
     pub(crate) fn kill(&self) {
@@ -209,7 +209,7 @@ fn view(report: &Report, pid: Option<u32>, restarts: u32) -> ReflectView {
     let (state, reason) = match &report.state {
         State::Unresolved => (RuleState::Unresolved, Some("the interface does not exist".into())),
         State::Paused => (RuleState::Paused, Some("the interface is down".into())),
-        State::Starting => (RuleState::Paused, Some("its process is being started".into())),
+        State::Starting => (RuleState::Paused, Some("it is being started".into())),
         State::Active => (RuleState::Active, None),
         State::Failed(why) => (RuleState::Failed, Some(why.clone())),
     };
@@ -230,7 +230,14 @@ fn view(report: &Report, pid: Option<u32>, restarts: u32) -> ReflectView {
         rejected: Reason::ALL.iter().map(|reason| (reason.name().into(), counters.reason(*reason))).collect(),
         signatures: Kind::ALL.iter().map(|kind| (kind.name().into(), counters.kind(*kind))).collect(),
         latency: latency(&report.latency),
+        fault: report.fault.clone(),
+        workers: report.workers.iter().map(worker).collect(),
     }
+}
+
+fn worker(report: &WorkerReport) -> ReflectWorker {
+    let WorkerReport { queues, pid, ready, restarts, received, reflected } = report.clone();
+    ReflectWorker { queues: queues.collect(), pid, ready, restarts, received, reflected }
 }
 
 fn latency(latency: &Latency) -> Option<ReflectLatency> {

@@ -1,6 +1,6 @@
 //! How frames are got and sent: AF_XDP where that can be, else AF_PACKET; and what that takes to be opened, told and counted.
 
-use std::{cell::Cell, io, os::fd::OwnedFd};
+use std::{cell::Cell, io, ops::Range, os::fd::OwnedFd};
 
 use mcr_proto::reflect::{Platform, Reflect};
 use mcr_reflect::{
@@ -15,7 +15,7 @@ use mcr_socket::{
 use mcr_xdp::Opened;
 use tracing::{info, warn};
 
-use crate::xdp::{Redirect, RedirectError, Wish};
+use crate::xdp::{Redirect, RedirectError, Wanted, Wish};
 
 /// Tags of descriptors, as `mcr-reflector` knows them.
 const TAG_SOCKET: u32 = 2;
@@ -43,8 +43,10 @@ pub(super) enum Way {
     },
     Xdp {
         redirect: Box<Redirect>,
-        /// For the process; empty when it has them.
-        opened: Vec<Opened>,
+        /// By queue, for its process; none when that has it.
+        opened: Vec<Option<Opened>>,
+        /// The queues of each process.
+        shares: Vec<Range<u32>>,
     },
 }
 
@@ -61,8 +63,21 @@ impl Way {
         let interface = reflect.interface;
         let times = reflect.latency || tells_time(config);
         if reflect.platform != Platform::Packet {
-            match Redirect::open(interface.as_str(), ifindex, config, times, Wish::Best) {
-                Ok((redirect, opened)) => return Ok(Self::Xdp { redirect: Box::new(redirect), opened }),
+            let wanted = Wanted {
+                interface: interface.as_str(),
+                ifindex,
+                queues: reflect.queues,
+                config,
+                times,
+                wish: Wish::Best,
+            };
+            match Redirect::open(&wanted) {
+                Ok((redirect, opened)) => {
+                    note_vlan_tags(interface.as_str());
+                    let shares = shares(redirect.queues(), config);
+                    let opened = opened.into_iter().map(Some).collect();
+                    return Ok(Self::Xdp { redirect: Box::new(redirect), opened, shares });
+                }
                 Err(problem) if reflect.platform == Platform::Xdp => return Err(no_xdp(&problem)),
                 Err(problem) => info!(%interface, "AF_PACKET instead of AF_XDP: {problem}"),
             }
@@ -138,50 +153,100 @@ impl Way {
         }
     }
 
-    /// Whether a process that died took what it had with it, so that the next one needs a new way.
-    pub(super) fn is_spent(&self) -> bool {
+    /// How many processes share it. A packet socket has one: it gets the frames of all queues.
+    pub(super) fn processes(&self) -> usize {
         match self {
-            Self::Packet { ring, handed_over, .. } => ring.is_some() && *handed_over,
-            Self::Xdp { opened, .. } => opened.is_empty(),
+            Self::Packet { .. } => 1,
+            Self::Xdp { shares, .. } => shares.len(),
         }
     }
 
-    /// What the process is told, and the descriptors it gets.
-    pub(super) fn hand_over(&mut self) -> io::Result<(BackEnd, Vec<(u32, OwnedFd)>)> {
+    /// The queues whose frames a process gets, where they are told apart.
+    pub(super) fn queues(&self, process: usize) -> Range<u32> {
+        match self {
+            Self::Packet { .. } => 0..0,
+            Self::Xdp { shares, .. } => shares.get(process).cloned().unwrap_or(0..0),
+        }
+    }
+
+    /// Whether a process that died took with it what cannot be made again for it alone.
+    pub(super) fn is_spent(&self) -> bool {
+        match self {
+            Self::Packet { ring, handed_over, .. } => ring.is_some() && *handed_over,
+            Self::Xdp { .. } => false,
+        }
+    }
+
+    /// Takes from a process that died what it had; the stack gets its queues' frames until another is ready.
+    pub(super) fn take_back(&mut self, process: usize) {
+        let queues = self.queues(process);
+        if let Self::Xdp { redirect, .. } = self {
+            queues.for_each(|queue| redirect.close(queue));
+        }
+    }
+
+    /// What a process is told, and the descriptors it gets; made anew if another had them.
+    pub(super) fn hand_over(&mut self, process: usize) -> Result<(BackEnd, Vec<(u32, OwnedFd)>), NoWay> {
+        let queues = self.queues(process);
         match self {
             Self::Packet { socket, ring, handed_over, .. } => {
                 let ring = ring.map(|shape| [shape.block_bytes, shape.blocks, shape.slot_bytes]);
-                let socket = socket.try_clone()?;
+                let failed = |error: io::Error| NoWay { why: error.to_string(), kind: error.kind() };
+                let socket = socket.try_clone().map_err(failed)?;
                 *handed_over = true;
                 Ok((BackEnd::Packet { ring }, vec![(TAG_SOCKET, socket)]))
             }
-            Self::Xdp { opened, .. } => {
-                let Some(first) = opened.first() else { return Err(io::ErrorKind::NotFound.into()) };
-                let shape = first.shape;
-                // At most 256 queues (mcr-ebpf).
-                let queues = opened.len() as u32;
+            Self::Xdp { redirect, opened, .. } => {
+                let mut fds = Vec::new();
+                let mut shape = mcr_xdp::Shape::default();
+                for (place, queue) in (0..).zip(queues.clone()) {
+                    let opened = match opened.get_mut(queue as usize).and_then(Option::take) {
+                        Some(opened) => opened,
+                        None => redirect.reopen(queue).map_err(|problem| no_xdp(&problem))?,
+                    };
+                    shape = opened.shape;
+                    fds.push((TAG_SOCKET + 2 * place, opened.socket));
+                    fds.push((TAG_MEMORY + 2 * place, opened.memory));
+                }
                 let back_end = BackEnd::Xdp {
-                    queues,
+                    queues: queues.end - queues.start,
                     frames: shape.frames,
                     frame_bytes: shape.frame_bytes,
                     entries: shape.receive_entries,
                     reserve_frames: shape.reserve_frames,
+                    times: redirect.tells_times(),
                 };
-                let pairs = (0..).zip(opened.drain(..)).flat_map(|(queue, opened)| {
-                    [(TAG_SOCKET + 2 * queue, opened.socket), (TAG_MEMORY + 2 * queue, opened.memory)]
-                });
-                Ok((back_end, pairs.collect()))
+                Ok((back_end, fds))
             }
         }
     }
 
-    /// The process is ready: frames may come.
-    pub(super) fn begin(&mut self) -> Result<(), NoWay> {
+    /// A process is ready: its frames may come.
+    pub(super) fn begin(&mut self, process: usize) -> Result<(), NoWay> {
+        let mut queues = self.queues(process);
         match self {
             Self::Packet { .. } => Ok(()),
-            Self::Xdp { redirect, .. } => redirect.begin().map_err(|problem| no_xdp(&problem)),
+            Self::Xdp { redirect, .. } => {
+                queues.try_for_each(|queue| redirect.begin(queue)).map_err(|problem| no_xdp(&problem))
+            }
         }
     }
+}
+
+/// AF_XDP gets a frame as the driver has it; a tag that the NIC has taken out is nowhere to be found.
+fn note_vlan_tags(interface: &str) {
+    if mcr_xdp::takes_vlan_tags_out(interface).unwrap_or(false) {
+        info!(
+            interface,
+            "a NIC with rxvlan on takes VLAN tags out of frames before AF_XDP sees them; where testers use tags: ethtool -K {interface} rxvlan off"
+        );
+    }
+}
+
+/// Each queue has a process of its own, unless one has to see all frames.
+fn shares(queues: u32, config: &Config) -> Vec<Range<u32>> {
+    let each = if config.counts_frames_together() { queues } else { 1 };
+    (0..queues).step_by(each as usize).map(|first| first..first + each).collect()
 }
 
 fn packet_filter(reflect: &Reflect, config: &Config) -> Filter {
@@ -213,4 +278,19 @@ fn no_packet(problem: &OpenError) -> NoWay {
         _ => io::ErrorKind::Other,
     };
     NoWay { why: problem.to_string(), kind }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcr_reflect::{Limit, Limits};
+
+    use super::*;
+
+    #[test]
+    fn each_queue_has_a_process_unless_limits_are_for_all_of_them() {
+        let mut config = Config::new([2, 0, 0, 0, 0, 1], 1500);
+        assert_eq!(shares(3, &config), [0..1, 1..2, 2..3]);
+        config.limits = Limits { total: Some(Limit { pps: Some(9), bits_per_second: None }), source: None };
+        assert_eq!(shares(3, &config).as_slice(), std::slice::from_ref(&(0..3)));
+    }
 }

@@ -135,7 +135,7 @@ impl Supervisor<'_> {
                 Ok(Some(Event::Worker(_, event))) => {
                     left -= usize::from(matches!(event.what, Happened::Ended { .. }))
                 }
-                Ok(Some(Event::Reflector(_, event))) => {
+                Ok(Some(Event::Reflector(_, _, event))) => {
                     left -= usize::from(matches!(event.what, Happened::Ended { .. }))
                 }
                 Ok(Some(Event::Control(event))) => {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use mcr_metrics::prometheus::{Exposition, Kind, Value};
-use mcr_proto::message::ReflectView;
+use mcr_proto::message::{ReflectView, ReflectWorker};
 
 use super::STATES;
 
@@ -32,7 +32,13 @@ pub(super) fn series(text: &mut Exposition, reflectors: &[ReflectView]) {
         ];
         family.sample(&labels, 1_u32);
     }
+    let help = "0 if something is wrong: it does not reflect, a process of it does not run, or frames come and none is reflected.";
+    let mut family = text.family("mcr_reflector_healthy", Kind::Gauge, help);
+    for reflector in reflectors {
+        family.sample(&[("reflector", &reflector.name)], reflector.fault.is_none());
+    }
     frames(text, reflectors);
+    workers(text, reflectors);
     turn_round(text, reflectors);
 }
 
@@ -89,6 +95,28 @@ fn frames(text: &mut Exposition, reflectors: &[ReflectView]) {
             family.sample(&[("reflector", &reflector.name), ("reason", &reason)], count(reflector, reason));
         }
     }
+}
+
+fn workers(text: &mut Exposition, reflectors: &[ReflectView]) {
+    let mut each = |name, kind, help, value: fn(&ReflectWorker) -> Value| {
+        let mut family = text.family(name, kind, help);
+        for reflector in reflectors {
+            for (number, worker) in reflector.workers.iter().enumerate() {
+                let labels: [(_, &dyn Display); 2] = [("reflector", &reflector.name), ("process", &number)];
+                family.sample(&labels, value(worker));
+            }
+        }
+    };
+    each(
+        "mcr_reflector_process_up",
+        Kind::Gauge,
+        "1 for a process of the reflector that reflects.",
+        |worker| u32::from(worker.ready).into(),
+    );
+    let help = "Frames that a process of the reflector took.";
+    each("mcr_reflector_process_received_total", Kind::Counter, help, |worker| worker.received.into());
+    let help = "Frames that a process of the reflector sent back.";
+    each("mcr_reflector_process_reflected_total", Kind::Counter, help, |worker| worker.reflected.into());
 }
 
 fn turn_round(text: &mut Exposition, reflectors: &[ReflectView]) {

@@ -496,7 +496,11 @@ fn connections_are_bounded_and_slow_clients_are_closed() {
     let mut rest = Vec::new();
     slow.read_to_end(&mut rest).expect("it is closed");
     read_all(silent);
-    assert_eq!(get(&stage, "/healthz").status, 200, "there is room again");
+    // A client sees the end of its connection a moment before its place is given back.
+    let start = std::time::Instant::now();
+    while get(&stage, "/healthz").status != 200 {
+        assert!(start.elapsed() < PATIENCE, "there is room again");
+    }
     stage.stop();
 }
 

@@ -5,12 +5,11 @@ use std::{fs, process::Stdio};
 
 use mcr_client::{Client, ClientError};
 use mcr_e2e::{
-    Bed, Cell, Macs, Wire, command, daemon, eventually, in_packet_cells, in_worker_cells, law,
+    Bed, Macs, Wire, command, daemon, eventually, in_every_cell, in_frame_cells, in_worker_cells, law,
     programs::program,
-    source, traffic_lock,
+    source,
     wire::{Parsed, parse_ip},
 };
-use mcr_lab::require;
 use mcr_proto::{
     message::{FaultKind, WorkerState},
     rpc::{TraceClock, TraceLink, TraceParams, TraceRecord, TraceRecords, TraceStarted, method},
@@ -86,7 +85,7 @@ fn outcomes(record: &TraceRecord) -> Vec<(&str, &str, Option<&str>)> {
     record.outputs.iter().map(|one| (&*one.output, &*one.outcome, one.errno.as_deref())).collect()
 }
 
-in_worker_cells! {
+in_every_cell! {
     fn a_record_is_the_datagram_to_the_byte_and_has_each_copy(cell) {
         let mut bed = Bed::new(cell, 2);
         // What a sender leaves to its device is missing in the frame, and in what is shown of it.
@@ -105,15 +104,19 @@ in_worker_cells! {
         let records = trace.expect(&mut bed.client, payloads.len());
         for (index, (record, payload)) in records.iter().zip(&payloads).enumerate() {
             assert_eq!(record.number, index as u64 + 1);
-            assert_eq!((&*record.interface, record.datapath, record.worker), ("in0", cell.datapath, 0));
+            // That of the kernel is behind the last.
+            let worker = u16::from(cell.datapath == Datapath::Kernel);
+            assert_eq!((&*record.interface, record.datapath, record.worker), ("in0", cell.datapath, worker));
             assert_eq!((record.ttl, record.dscp, record.bytes as usize), (Some(33), Some(46), payload.len()));
             assert_eq!((record.source, record.destination), (Some(source.address()), Some(TO.parse().unwrap())));
             assert_eq!((record.rule.as_ref().map(AsRef::as_ref), &record.drop), (Some("rule"), &None));
             let want = Parsed { from: source.address(), to: TO.parse().unwrap(), ttl: 33, traffic_class: 0xb8, payload: payload.clone() };
             assert!(parsed(record) == want, "record {index}: {record:?}");
-            let came = [(outputs[0], "sent", None), (outputs[1], "sent", None), (outputs[2], "no_route", Some("ENETUNREACH"))];
+            // The kernel path knows that there is no route, and does not try.
+            let errno = (cell.datapath != Datapath::Kernel).then_some("ENETUNREACH");
+            let came = [(outputs[0], "sent", None), (outputs[1], "sent", None), (outputs[2], "no_route", errno)];
             assert_eq!(outcomes(record), came, "record {index}");
-            let kernel = cell.datapath == Datapath::Packet;
+            let kernel = cell.datapath != Datapath::Udp;
             assert_eq!(record.clock, if kernel { TraceClock::Kernel } else { TraceClock::Worker });
             assert!(record.outputs.iter().all(|output| output.time_ns.unwrap() >= record.time_ns), "{record:?}");
         }
@@ -176,7 +179,7 @@ in_worker_cells! {
         for (record, payload) in records.iter().zip(payloads.iter().step_by(10)) {
             let bytes = bytes_of(record);
             assert_eq!((bytes.len(), record.bytes), (60, 200));
-            let headers = if cell.datapath == Datapath::Packet { ETHERNET_BYTES + 28 } else { 28 };
+            let headers = if cell.datapath == Datapath::Udp { 28 } else { ETHERNET_BYTES + 28 };
             assert_eq!(bytes[headers..], payload[..60 - headers]);
         }
         sampled.get(&mut bed.client);
@@ -190,55 +193,18 @@ in_worker_cells! {
         bed.finish();
     }
 
-    fn drops_of_a_rule_say_why(cell) {
-        let mut bed = Bed::new(cell, 2);
-        bed.add("kept", INPUT, &["239.2.2.2:6000@out0,ttl=keep"]);
-        bed.add("capped", "239.1.1.2:5000@in0", &["239.2.2.3:6000@out0,rate=1pps", "10.3.0.2:6000,ttl=keep"]);
-        let sink = bed.sink(0, "239.2.2.3:6000@dst0");
-        let mut kept = Trace::start(&mut bed.client, json!({"rule": "kept"}));
-        let mut capped = Trace::start(&mut bed.client, json!({"rule": "capped"}));
+    fn a_drop_that_keeps_a_datagram_from_its_rule_is_shown_to_it(cell) {
+        let mut bed = Bed::new(cell, 1);
+        bed.add("rule", INPUT, &["239.2.2.2:6000@out0,ttl=keep"]);
+        let mut trace = Trace::start(&mut bed.client, json!({"rule": "rule"}));
         let source = bed.source(TO);
         source.ttl(1);
-        let payloads = source::payloads(5, [100; 5]);
-        source.send(&payloads[..2]);
-        source.send_to("239.1.1.2:5000", &payloads);
-        sink.expect(&payloads[..1]);
-        for record in kept.expect(&mut bed.client, 2) {
+        source.send(&source::payloads(5, [100; 2]));
+        for record in trace.expect(&mut bed.client, 2) {
             assert_eq!((record.drop.as_deref(), record.ttl, record.outputs.len()), (Some("hop_limit"), Some(1), 0));
-        }
-        for (index, record) in capped.expect(&mut bed.client, 5).iter().enumerate() {
-            let first = if index == 0 { "sent" } else { "rate" };
-            let shown: Vec<_> = outcomes(record).iter().map(|(_, outcome, _)| (*outcome).to_owned()).collect();
-            assert_eq!((shown, &record.drop), (vec![first.to_owned(), "hop_limit".to_owned()], &None));
+            assert_eq!(record.rule.as_ref().map(AsRef::as_ref), Some("rule"));
         }
         bed.finish();
-    }
-
-    fn a_worker_that_is_killed_goes_on_with_the_trace_when_it_is_back(cell) {
-        let mut bed = Bed::new(cell, 1);
-        bed.line.source.set_offload("src0", "tx-checksum-ip-generic", false).unwrap();
-        bed.add("rule", INPUT, &[OUTPUT]);
-        let sink = bed.sink(0, LISTEN);
-        let source = bed.source(TO);
-        let payloads = source::payloads(6, [300; 40]);
-        let mut trace = Trace::start(&mut bed.client, json!({"rule": "rule", "count": 40, "snap_bytes": 1920}));
-        source.send(&payloads[..20]);
-        sink.expect(&payloads[..20]);
-        trace.expect(&mut bed.client, 20);
-        let worker = bed.client.workers().unwrap().remove(0);
-        daemon::signal(worker.pid.unwrap(), Signal::SIGKILL);
-        eventually("the worker is back", || {
-            let now = bed.client.workers().unwrap().remove(0);
-            now.pid != worker.pid && now.state == WorkerState::Running
-        });
-        bed.wait_active("rule");
-        source.send(&payloads[20..]);
-        sink.expect(&payloads[20..]);
-        trace.wait_done(&mut bed.client, "complete");
-        let shown: Vec<_> = trace.records.iter().map(|record| parsed(record).payload).collect();
-        assert!(shown == payloads, "{} shown", shown.len());
-        assert_eq!(trace.last.missed, 0);
-        bed.daemon.stop();
     }
 
     fn traces_end_with_their_client_their_rule_and_their_time(cell) {
@@ -330,11 +296,64 @@ in_worker_cells! {
     }
 }
 
-in_packet_cells! {
+in_worker_cells! {
+    fn drops_of_a_rule_say_why(cell) {
+        let mut bed = Bed::new(cell, 2);
+        bed.add("kept", INPUT, &["239.2.2.2:6000@out0,ttl=keep"]);
+        bed.add("capped", "239.1.1.2:5000@in0", &["239.2.2.3:6000@out0,rate=1pps", "10.3.0.2:6000,ttl=keep"]);
+        let sink = bed.sink(0, "239.2.2.3:6000@dst0");
+        let mut kept = Trace::start(&mut bed.client, json!({"rule": "kept"}));
+        let mut capped = Trace::start(&mut bed.client, json!({"rule": "capped"}));
+        let source = bed.source(TO);
+        source.ttl(1);
+        let payloads = source::payloads(5, [100; 5]);
+        source.send(&payloads[..2]);
+        source.send_to("239.1.1.2:5000", &payloads);
+        sink.expect(&payloads[..1]);
+        for record in kept.expect(&mut bed.client, 2) {
+            assert_eq!((record.drop.as_deref(), record.ttl, record.outputs.len()), (Some("hop_limit"), Some(1), 0));
+        }
+        for (index, record) in capped.expect(&mut bed.client, 5).iter().enumerate() {
+            let first = if index == 0 { "sent" } else { "rate" };
+            let shown: Vec<_> = outcomes(record).iter().map(|(_, outcome, _)| (*outcome).to_owned()).collect();
+            assert_eq!((shown, &record.drop), (vec![first.to_owned(), "hop_limit".to_owned()], &None));
+        }
+        bed.finish();
+    }
+
+    fn a_worker_that_is_killed_goes_on_with_the_trace_when_it_is_back(cell) {
+        let mut bed = Bed::new(cell, 1);
+        bed.line.source.set_offload("src0", "tx-checksum-ip-generic", false).unwrap();
+        bed.add("rule", INPUT, &[OUTPUT]);
+        let sink = bed.sink(0, LISTEN);
+        let source = bed.source(TO);
+        let payloads = source::payloads(6, [300; 40]);
+        let mut trace = Trace::start(&mut bed.client, json!({"rule": "rule", "count": 40, "snap_bytes": 1920}));
+        source.send(&payloads[..20]);
+        sink.expect(&payloads[..20]);
+        trace.expect(&mut bed.client, 20);
+        let worker = bed.client.workers().unwrap().remove(0);
+        daemon::signal(worker.pid.unwrap(), Signal::SIGKILL);
+        eventually("the worker is back", || {
+            let now = bed.client.workers().unwrap().remove(0);
+            now.pid != worker.pid && now.state == WorkerState::Running
+        });
+        bed.wait_active("rule");
+        source.send(&payloads[20..]);
+        sink.expect(&payloads[20..]);
+        trace.wait_done(&mut bed.client, "complete");
+        let shown: Vec<_> = trace.records.iter().map(|record| parsed(record).payload).collect();
+        assert!(shown == payloads, "{} shown", shown.len());
+        assert_eq!(trace.last.missed, 0);
+        bed.daemon.stop();
+    }
+}
+
+in_frame_cells! {
     fn a_frame_is_shown_as_it_was_on_the_cable(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("rule", INPUT, &[OUTPUT]);
-        bed.add("rule6", "[ff15::1]:5000@in0", &[OUTPUT]);
+        bed.add("rule6", "[ff15::1]:5000@in0", &["[ff15::2]:6000@out0"]);
         let macs = Macs::of((&bed.line.source, "src0"), (&bed.line.relay, "in0"));
         let wire = Wire::open(&bed.line.source, "src0", &[]);
         let payloads = source::payloads(10, [0, 1, 17, 18, 19, 1472]);
@@ -373,17 +392,4 @@ in_packet_cells! {
         assert_eq!((fault.kind, fault.field.as_deref()), (FaultKind::NotFound, Some("drops")));
         bed.daemon.stop();
     }
-}
-
-#[test]
-fn a_rule_of_the_kernel_data_path_is_refused_with_what_to_do() {
-    let Some(()) = require::netns() else { return };
-    let _lock = traffic_lock::take();
-    let mut bed = Bed::new(Cell::KERNEL, 1);
-    bed.add("rule", INPUT, &[OUTPUT]);
-    let refused = bed.client.call::<_, TraceStarted>(method::TRACE_START, &json!({"rule": "rule"}));
-    let Err(ClientError::Fault(fault)) = refused else { panic!("{refused:?}") };
-    assert_eq!((fault.kind, fault.field.as_deref()), (FaultKind::Unsupported, Some("rule")));
-    assert!(fault.message.contains("datapath = \"packet\""), "{}", fault.message);
-    bed.finish();
 }

@@ -158,8 +158,7 @@ pub(crate) enum Verb {
         mcrctl trace studio-video --pcapng - | wireshark -k -i -\n  mcrctl trace --drops eth0\n  \
         mcrctl --json trace studio-video --count 1 | jq '.outputs[] | select(.outcome != \"sent\")'\n\n\
         Relaying never waits for a trace: where too much comes, datagrams are missed and counted;\n\
-        --sample takes fewer. Rules of the kernel data path cannot be traced. Times are the kernel's, or\n\
-        marked (taken) when the worker took the datagram.\n\
+        --sample takes fewer. Times are the kernel's, or marked (taken) when the worker took the datagram.\n\
         Ends with Ctrl-C.")]
     Trace(Trace),
     /// Live view in the terminal: rules by rate, drops, workers, interfaces, events

@@ -16,6 +16,7 @@ use mcr_proto::{
         TRACE_SECONDS_MAX, TRACE_SNAP_BYTES_MAX, TraceClock, TraceRecord, TraceRecords, TraceStart,
         TraceStarted, one_in,
     },
+    rule::Datapath,
 };
 
 use self::pcapng::Capture;
@@ -132,7 +133,10 @@ fn unwritten(trace: &Trace, error: &io::Error) -> Failure {
 /// A line for the datagram, and one for each output.
 fn write(out: &mut dyn Write, record: &TraceRecord) -> io::Result<()> {
     let TraceRecord { number, time_ns, bytes, interface, datapath, worker, .. } = record;
-    write!(out, "{number} {} {interface} {datapath} worker {worker}", events::time(*time_ns))?;
+    write!(out, "{number} {} {interface} {datapath}", events::time(*time_ns))?;
+    if *datapath != Datapath::Kernel {
+        write!(out, " worker {worker}")?;
+    }
     if record.clock == TraceClock::Worker {
         write!(out, " (taken)")?;
     }

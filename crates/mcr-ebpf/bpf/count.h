@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Counts what became of a datagram: in one place of the input, and in one of each output. */
 #pragma once
-#include "frame.h"
+#include "trace.h"
 
 /* Counts what has an address of ours and cannot be relayed, and lets it go on. */
-apiece int reject(struct frame *frame, __u32 reason)
+apiece int reject(struct __sk_buff *skb, struct frame *frame, __u32 reason)
 {
 	if (!frame)
 		return NEXT;
@@ -23,6 +23,8 @@ apiece int reject(struct frame *frame, __u32 reason)
 	/* Written out: an index that the verifier does not know needs CAP_PERFMON. */
 	_Pragma("unroll") for (__u32 i = 0; i < INPUT_DROPS; i++)
 		counts->drops[i] += reason == i ? 1 : 0;
+	frame->datagrams = 1;
+	trace_drop(skb, frame, *input, reason);
 	return NEXT;
 }
 
@@ -78,9 +80,14 @@ apiece int count_sent(const struct frame *frame, __u32 index, long result)
 	if (likely(result == 0 || result == 2)) {
 		counts->copies += frame->datagrams;
 		counts->bytes += frame->payload_bytes;
+		if (unlikely(frame->traces))
+			note_outcome(frame, index, 0, 0);
 		return 0;
 	}
-	count_drop(frame, counts, result > 0 ? OUTPUT_QUEUE_FULL : OUTPUT_SEND_ERROR);
+	__u32 reason = result > 0 ? OUTPUT_QUEUE_FULL : OUTPUT_SEND_ERROR;
+	count_drop(frame, counts, reason);
+	if (unlikely(frame->traces))
+		note_outcome(frame, index, reason + 1, result < 0 ? -result : 0);
 	if (result < 0) {
 		__u64 errno = (__u64)(-result) & 0xffff, seen = counts->errno_and_count;
 		if (seen == 0)
@@ -91,11 +98,14 @@ apiece int count_sent(const struct frame *frame, __u32 index, long result)
 	return 0;
 }
 
-/* Counts a copy that is not sent. */
-apiece int count_unsent(const struct frame *frame, __u32 counter, __u32 reason)
+/* Counts a copy that is not sent, to output `index` of the block. */
+apiece int count_unsent(const struct frame *frame, __u32 index, __u32 counter, __u32 reason)
 {
 	struct output_counts *counts = bpf_map_lookup_elem(&outputs, &counter);
-	if (frame && counts)
-		count_drop(frame, counts, reason);
+	if (!frame || !counts)
+		return -1;
+	count_drop(frame, counts, reason);
+	if (unlikely(frame->traces))
+		note_outcome(frame, index, reason + 1, 0);
 	return 0;
 }

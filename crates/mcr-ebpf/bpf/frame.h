@@ -22,7 +22,8 @@ struct frame {
 	__u32 version_class_flow;
 	__u8 partial; /* The checksum is the pseudo-header's alone; a device adds the rest (CHECKSUM_PARTIAL). */
 	__u8 complete; /* The kernel holds the sum of the bytes, and must hear of each change (CHECKSUM_COMPLETE). */
-	__u16 pad;
+	__u8 traces; /* That take note of it; bit n is the nth. */
+	__u8 pad;
 	__u32 complete_sum; /* That sum, from the IP header on. */
 	__u32 pad_too;
 	__u64 ip_sum; /* What the IPv4 header sums to without the fields that are written. */

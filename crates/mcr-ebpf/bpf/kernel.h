@@ -29,8 +29,10 @@ enum {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PROG_ARRAY = 3,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_F_NO_PREALLOC = 1,
 	BPF_NOEXIST = 1,
+	BPF_RB_NO_WAKEUP = 1,
 };
 
 /* All machines that MCR is built for are little-endian; a port to others begins here. */
@@ -79,9 +81,15 @@ _Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "linux/bpf
 enum { NEXT = -1, SHOT = 2 };
 enum { PACKET_OTHERHOST = 3 };
 
+/* `struct bpf_dynptr`: memory of which the kernel checks each use. */
+struct dynptr {
+	__u64 opaque[2];
+};
+
 /* The kernel's helpers, by number (`enum bpf_func_id`). */
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static long (*bpf_l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to, __u64 flags) = (void *)11;
 static long (*bpf_tail_call)(void *context, void *programs, __u32 index) = (void *)12;
 static long (*bpf_clone_redirect)(struct __sk_buff *skb, __u32 ifindex, __u64 flags) = (void *)13;
@@ -96,4 +104,7 @@ static long (*bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, __u32 
 static long (*bpf_csum_level)(struct __sk_buff *skb, __u64 level) = (void *)135;
 static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;
 static long (*bpf_loop)(__u32 nr_loops, void *callback, void *context, __u64 flags) = (void *)181;
+static long (*bpf_ringbuf_reserve_dynptr)(void *ring, __u32 bytes, __u64 flags, struct dynptr *room) = (void *)198;
+static void (*bpf_ringbuf_submit_dynptr)(struct dynptr *room, __u64 flags) = (void *)199;
+static long (*bpf_dynptr_write)(struct dynptr *to, __u64 offset, void *from, __u64 bytes, __u64 flags) = (void *)202;
 enum { BPF_ADJ_ROOM_NET = 0, BPF_F_ADJ_ROOM_FIXED_GSO = 1, BPF_CSUM_LEVEL_QUERY = 0 };

@@ -73,7 +73,7 @@ apiece int prepare(struct __sk_buff *skb, struct frame *frame, __u32 index)
 	int drop = rewrite(skb, frame, output);
 	if (likely(drop == 0))
 		return output->ifindex;
-	count_unsent(frame, output->counter, drop - 1);
+	count_unsent(frame, index, output->counter, drop - 1);
 	return 0;
 }
 
@@ -142,11 +142,11 @@ int relay(struct __sk_buff *skb)
 	if (udp_offset == 0)
 		return NEXT;
 	if (unlikely(udp_offset < 0))
-		return reject(&frame, -1 - udp_offset);
+		return reject(skb, &frame, -1 - udp_offset);
 	frame.udp_offset = udp_offset;
 	struct udp udp;
 	if (unlikely(bpf_skb_load_bytes(skb, udp_offset, &udp, sizeof udp) < 0))
-		return reject(&frame, INPUT_MALFORMED);
+		return reject(skb, &frame, INPUT_MALFORMED);
 	frame.key.port = udp.port;
 	frame.source_port = udp.source_port;
 	frame.udp_checksum = udp.checksum;
@@ -161,16 +161,23 @@ int relay(struct __sk_buff *skb)
 	if (!counts || count == 0)
 		return NEXT;
 	counts->frames += 1;
+	__u32 input = entry->head.input;
+	if (unlikely(entry->head.traces))
+		begin_trace(skb, &frame, entry->head.traces);
 	int reason = refuse(skb, &frame, ntohs(udp.bytes), flags & HEAD_ALL_KEEP);
 	counts->datagrams += frame.datagrams;
 	counts->bytes += frame.payload_bytes;
 	if (unlikely(reason >= 0)) {
 		_Pragma("unroll") for (int i = 0; i < INPUT_DROPS; i++)
 			counts->drops[i] += reason == i ? frame.datagrams : 0;
+		trace_drop(skb, &frame, input, reason);
 		return NEXT;
 	}
 	counts->matched += frame.datagrams;
-	return relay_to(skb, &frame, count, flags & HEAD_LOCAL);
+	int verdict = relay_to(skb, &frame, count, flags & HEAD_LOCAL);
+	if (unlikely(frame.traces))
+		end_trace(skb, &frame, input, 0);
+	return verdict;
 }
 
 const char LICENSE[] SEC("license") = "MIT";

@@ -32,7 +32,7 @@ struct head {
 	__u32 address[4];
 	__u16 port;
 	__u8 flags;
-	__u8 reserved;
+	__u8 traces; /* Those of its outputs together. */
 	__u32 input;
 	__u32 unused[9];
 };
@@ -57,7 +57,8 @@ struct output {
 	__u16 macs[6]; /* Destination, then source, as they stand in the frame. */
 	__u32 source[4];
 	__u32 address[4];
-	__u32 unused;
+	__u8 traces; /* Of its rule; bit n is the nth. */
+	__u8 unused[3];
 };
 enum {
 	OUTPUT_FIRST = 1, /* The first of its rule. */

@@ -102,7 +102,6 @@ struct xdp_md {
 enum { BPF_MAP_TYPE_XSKMAP = 17 };
 enum { XDP_PASS = 2, XDP_REDIRECT = 4 };
 
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
 static __u64 (*bpf_xdp_get_buff_len)(struct xdp_md *context) = (void *)188;
 static long (*bpf_xdp_load_bytes)(struct xdp_md *context, __u32 offset, void *to, __u32 bytes) = (void *)189;

@@ -55,7 +55,8 @@ pub enum Delta {
     },
 }
 
-const INPUT_DROPS: [InputDrop; 5] =
+/// In the order of `enum input_drop`.
+pub(crate) const INPUT_DROPS: [InputDrop; 5] =
     [InputDrop::Malformed, InputDrop::NotUdp, InputDrop::Fragment, InputDrop::Checksum, InputDrop::HopLimit];
 /// In the order of `enum output_drop`.
 pub(crate) const OUTPUT_DROPS: [OutputDrop; 6] = [

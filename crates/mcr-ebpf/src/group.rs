@@ -21,6 +21,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) flags: u8,
+    pub(crate) traces: u8,
     pub(crate) input: u32,
     pub(crate) outputs: Vec<OutputEntry>,
 }
@@ -30,6 +31,8 @@ pub(crate) trait Places {
     fn input(&self, ifindex: u32) -> u32;
     fn rule(&self, slot: RuleSlot) -> u32;
     fn output(&self, output: &Output) -> u32;
+    /// The traces of a rule; bit n is the nth.
+    fn traces(&self, slot: RuleSlot) -> u8;
 }
 
 /// The keys of a destination with their blocks, in the order in which they may be written: first those of sources, then that of any
@@ -68,14 +71,17 @@ fn content<'a>(
     places: &impl Places,
     flags: u8,
 ) -> Content {
-    let mut content = Content { flags, input, outputs: Vec::new() };
+    let mut content = Content { flags, traces: 0, input, outputs: Vec::new() };
     for (slot, rule) in rules {
         if rule.local {
             content.flags |= head::LOCAL;
         }
+        let traces = places.traces(*slot);
+        content.traces |= traces;
         for (index, to) in rule.outputs.iter().enumerate() {
             let first = if index == 0 { output::FIRST } else { 0 };
-            content.outputs.push(entry(to, first, places.rule(*slot), places.output(to)));
+            let entry = entry(to, first, places.rule(*slot), places.output(to));
+            content.outputs.push(OutputEntry { traces, ..entry });
         }
     }
     let keeps = |entry: &OutputEntry| entry.flags & output::KEEP_HOP_LIMIT != 0;
@@ -137,6 +143,10 @@ mod tests {
         }
         fn output(&self, output: &Output) -> u32 {
             output.slot.0
+        }
+        fn traces(&self, slot: RuleSlot) -> u8 {
+            // Rule n has trace n.
+            1 << slot.0
         }
     }
 
@@ -203,6 +213,16 @@ mod tests {
         let both = [rule(None, &[1], Ttl::Keep), rule(None, &[2], Ttl::Fixed(9))];
         assert_eq!(compiled(&both)[0].1, 0);
         assert_eq!(compiled(&both[..1])[0].1, head::ALL_KEEP);
+    }
+
+    #[test]
+    fn a_block_has_the_traces_of_all_its_rules_and_each_output_those_of_its_own() {
+        let rules = [rule(None, &[1, 2], Ttl::Keep), rule(None, &[3], Ttl::Keep)];
+        let rules: Vec<_> =
+            rules.iter().enumerate().map(|(index, rule)| (RuleSlot(index as u32), rule)).collect();
+        let (_, content) = &compile(3, destination(), &rules, &Same)[0];
+        let traces: Vec<_> = content.outputs.iter().map(|output| output.traces).collect();
+        assert_eq!((content.traces, traces), (0b11, vec![0b01, 0b01, 0b10]));
     }
 
     #[test]

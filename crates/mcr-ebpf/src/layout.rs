@@ -46,6 +46,16 @@ pub(crate) fn words(address: IpAddr) -> [u32; 4] {
     }
 }
 
+/// The address that [`words`] makes such words of.
+pub(crate) fn address(words: [u32; 4], ipv6: bool) -> IpAddr {
+    if !ipv6 {
+        return words[0].to_ne_bytes().into();
+    }
+    let mut octets = [0; 16];
+    octets.chunks_exact_mut(4).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
+    octets.into()
+}
+
 /// `struct route`: the place of a block and its generation, in one word.
 pub(crate) fn route(base: u32, generation: u32) -> u64 {
     u64::from(base) << 32 | u64::from(generation)
@@ -61,7 +71,7 @@ pub(crate) struct Head {
     pub(crate) address: [u32; 4],
     pub(crate) port: u16,
     pub(crate) flags: u8,
-    pub(crate) reserved: u8,
+    pub(crate) traces: u8,
     pub(crate) input: u32,
     pub(crate) unused: [u32; 9],
 }
@@ -91,7 +101,8 @@ pub(crate) struct OutputEntry {
     pub(crate) macs: [[u8; 6]; 2],
     pub(crate) source: [u32; 4],
     pub(crate) address: [u32; 4],
-    pub(crate) unused: u32,
+    pub(crate) traces: u8,
+    pub(crate) unused: [u8; 3],
 }
 
 pub(crate) mod output {
@@ -110,6 +121,7 @@ pub(crate) union Entry {
 }
 
 const _: () = assert!(size_of::<Key>() == 40 && size_of::<Entry>() == 72);
+const _: () = assert!(size_of::<TraceEntry>() == 40);
 const _: () = assert!(size_of::<Head>() == 72 && size_of::<OutputEntry>() == 72);
 
 impl From<Head> for Entry {
@@ -168,6 +180,18 @@ pub(crate) struct FlowKey {
     pub(crate) source: [u32; 4],
 }
 
+/// `struct trace`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct TraceEntry {
+    pub(crate) seen: u64,
+    pub(crate) recorded: u64,
+    pub(crate) missed: u64,
+    pub(crate) recorded_max: u64,
+    pub(crate) one_in: u32,
+    pub(crate) snap_bytes: u32,
+}
+
 macro_rules! pod {
     ($($type:ty),+) => {
         $(
@@ -177,4 +201,4 @@ macro_rules! pod {
         )+
     };
 }
-pod!(Key, Head, OutputEntry, Entry, InputCounts, RuleCounts, OutputCounts, FlowKey);
+pod!(Key, Head, OutputEntry, Entry, InputCounts, RuleCounts, OutputCounts, FlowKey, TraceEntry);

@@ -29,7 +29,7 @@ mod rule;
 pub use counts::Delta;
 pub use error::{AttachError, LoadError, UpdateError};
 pub use object::{Loaded, loaded, programs_at};
-pub use path::KernelPath;
+pub use path::{KernelPath, TraceCounts, TraceWhat, TracedCopy, TracedDatagram};
 pub use rule::{Output, Rule, Way};
 
 pub mod xsk;

@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
         tc::{SchedClassifierLink, TcAttachOptions},
@@ -18,7 +18,7 @@ use aya::{
 use crate::{
     clsact::{self, Entry as IngressEntry, Filter},
     error::{AttachError, LoadError, UpdateError, os_error},
-    layout::{Entry, FlowKey, InputCounts, Key, OutputCounts, RuleCounts},
+    layout::{Entry, FlowKey, InputCounts, Key, OutputCounts, RuleCounts, TraceEntry},
 };
 
 static RELAY: &[u8] = aya::include_bytes_aligned!("../bpf/relay.bpf.o");
@@ -48,6 +48,9 @@ pub(crate) struct Object {
     pub(crate) rules: PerCpu<RuleCounts>,
     pub(crate) outputs: PerCpu<OutputCounts>,
     pub(crate) flows: HashMap<MapData, FlowKey, u8>,
+    pub(crate) traces: Array<MapData, TraceEntry>,
+    pub(crate) drop_traces: Array<MapData, u32>,
+    pub(crate) trace_ring: RingBuf<MapData>,
     /// Where the kernel has no tcx links.
     entry: Option<IngressEntry>,
 }
@@ -60,6 +63,7 @@ impl Object {
             .map_max_entries("addresses", sizes.rules)
             .map_max_entries("blocks", sizes.entries)
             .map_max_entries("inputs", sizes.inputs)
+            .map_max_entries("drop_traces", sizes.inputs)
             .map_max_entries("rules", sizes.rules)
             .map_max_entries("outputs", sizes.outputs)
             .map_max_entries("flows", FLOWS_MAX)
@@ -74,6 +78,9 @@ impl Object {
             rules: map(&mut ebpf, "rules")?,
             outputs: map(&mut ebpf, "outputs")?,
             flows: map(&mut ebpf, "flows")?,
+            traces: map(&mut ebpf, "traces")?,
+            drop_traces: map(&mut ebpf, "drop_traces")?,
+            trace_ring: map(&mut ebpf, "trace_ring")?,
             ebpf,
             entry: None,
         })

@@ -4,6 +4,8 @@
 //! new block is written where nothing is read, and one word makes it the one that is read. A place (of a block, of a counter) is used
 //! again only when every program that may know it has ended. All is held by descriptors: it ends with this value or its process.
 
+mod trace;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
@@ -22,6 +24,8 @@ use crate::{
     pool::Pool,
     rule::{Output, Rule},
 };
+
+pub use trace::{TraceCounts, TraceWhat, TracedCopy, TracedDatagram};
 
 /// What a new path has room for. It grows by doubling.
 const SIZES: Sizes = Sizes { inputs: 16, rules: 256, outputs: 1024, entries: 4096 };
@@ -49,6 +53,7 @@ pub struct KernelPath {
     counters: Counters,
     /// Counted by an object that is no more.
     carried: Vec<Delta>,
+    traces: trace::Traces,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,8 @@ struct Counters {
     inputs: Pool<u32, InputCounts>,
     rules: Pool<RuleSlot, RuleCounts>,
     outputs: Pool<OutputSlot, OutputCounts>,
+    /// The traces of rules, whether they are there or not; bit n is the nth.
+    traced: HashMap<RuleSlot, u8>,
 }
 
 impl Places for Counters {
@@ -80,6 +87,9 @@ impl Places for Counters {
     }
     fn output(&self, output: &Output) -> u32 {
         self.outputs.find(output.slot)
+    }
+    fn traces(&self, slot: RuleSlot) -> u8 {
+        self.traced.get(&slot).copied().unwrap_or(0)
     }
 }
 
@@ -104,8 +114,10 @@ impl KernelPath {
                 inputs: Pool::new(SIZES.inputs),
                 rules: Pool::new(SIZES.rules),
                 outputs: Pool::new(SIZES.outputs),
+                traced: HashMap::new(),
             },
             carried: Vec::new(),
+            traces: trace::Traces::default(),
         })
     }
 
@@ -351,15 +363,16 @@ impl KernelPath {
                 self.grow()?;
             }
         }
-        let Counters { inputs, rules, outputs } = &mut self.counters;
+        let Counters { inputs, rules, outputs, .. } = &mut self.counters;
+        let is_new = !inputs.has(rule.ifindex);
         // There is room: it was just asked for.
         let _ = (inputs.place(rule.ifindex), rules.place(slot));
         rule.outputs.iter().for_each(|output| _ = outputs.place(output.slot));
-        Ok(())
+        if is_new { self.show_drops_of(rule.ifindex) } else { Ok(()) }
     }
 
     fn has_room(&mut self, slot: RuleSlot, rule: &Rule, entries: u32) -> bool {
-        let Counters { inputs, rules, outputs } = &self.counters;
+        let Counters { inputs, rules, outputs, .. } = &self.counters;
         let new = rule.outputs.iter().filter(|output| !outputs.has(output.slot)).count();
         let room = outputs.available() as usize >= new
             && (rules.has(slot) || rules.available() > 0)
@@ -398,12 +411,14 @@ impl KernelPath {
             object.addresses.insert(address, self.counters.input(*ifindex), 0).map_err(map_error)?;
         }
         object.copy_flows(&self.object);
+        self.copy_traces(&mut object)?;
         object.take_over(&mut self.object, &mut self.links).map_err(grow)?;
         // From here on nobody counts in the old maps: tell the last of them, then begin anew.
         self.grace.wait();
         let mut carried = std::mem::take(&mut self.carried);
         self.collect(|delta| carried.push(delta));
         self.carried = carried;
+        self.leave_traces();
         self.object = object;
         (self.arena, self.sizes) = (arena, sizes);
         self.leaving.clear();
@@ -445,11 +460,11 @@ fn write(
     row: Row,
     generation: u32,
 ) -> Result<(), UpdateError> {
-    let Content { flags, input, outputs } = content;
+    let Content { flags, traces, input, outputs } = content;
     let count = outputs.len() as u32;
     let Key { ifindex, port, address, .. } = key;
-    let head =
-        Head { generation, count, ifindex, address, port, flags: *flags, input: *input, ..Head::default() };
+    let (flags, traces, input) = (*flags, *traces, *input);
+    let head = Head { generation, count, ifindex, address, port, flags, traces, input, ..Head::default() };
     object.blocks.set(row.base, Entry::from(head), 0).map_err(map_error)?;
     for (place, entry) in (row.base + 1..).zip(outputs) {
         object.blocks.set(place, Entry::from(*entry), 0).map_err(map_error)?;

@@ -49,6 +49,11 @@ impl<O: Copy + Eq + Hash, C: Default + Copy> Pool<O, C> {
         *self.owners.get(&owner).expect("a place is given before it is used")
     }
 
+    /// Who has, or last had, a place.
+    pub(crate) fn owner(&self, place: u32) -> Option<O> {
+        self.told.get(&place).map(|(owner, _)| *owner)
+    }
+
     pub(crate) fn has(&self, owner: O) -> bool {
         self.owners.contains_key(&owner)
     }

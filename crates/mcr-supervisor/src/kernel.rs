@@ -5,6 +5,7 @@
 
 mod hops;
 mod local;
+mod traces;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -56,6 +57,7 @@ pub(crate) struct Kernel {
     predecessors: HashMap<RuleSlot, RuleSlot>,
     /// Counters' places that the program may still count in.
     retired: Vec<Retired>,
+    traces: traces::Traces,
     stale: bool,
 }
 
@@ -97,6 +99,7 @@ impl Kernel {
             lingering: Vec::new(),
             predecessors: HashMap::new(),
             retired: Vec::new(),
+            traces: traces::Traces::default(),
             stale: false,
         }
     }
@@ -268,6 +271,7 @@ impl Kernel {
         }
         if self.rules.is_empty() {
             // An idle daemon holds nothing.
+            self.leave_traces();
             (self.path, self.resolver) = (None, None);
         }
         std::mem::take(&mut self.retired)
@@ -293,6 +297,7 @@ impl Kernel {
                 }
             })?);
             self.refusal = None;
+            self.tell_traces();
             debug!(ms = loading.elapsed().as_millis() as u64, "program loaded");
         }
         if self.resolver.is_none() {

@@ -207,6 +207,7 @@ impl<'a> Supervisor<'a> {
             self.state.refresh_guards(self.monitor.snapshot());
             self.state.follow_routes(self.monitor.snapshot());
             self.state.reconcile();
+            self.state.kernel.follow_traces(Instant::now());
             self.reconcile_reflectors()?;
             self.answer_waiting();
             self.tell_events();
@@ -419,6 +420,7 @@ impl<'a> Supervisor<'a> {
             .chain(self.control.start_at)
             .chain(settle)
             .chain(self.state.drain_at())
+            .chain(self.state.kernel.trace_at())
             .chain(self.retry_at)
             .chain(waits)
             .chain(reflectors)

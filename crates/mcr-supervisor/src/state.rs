@@ -200,12 +200,17 @@ impl State {
             let old = &mut self.workers[usize::from(from.0)];
             leave(rule.slot, acquired, old, &mut self.holds, &mut self.kernel);
         }
+        let was_in_kernel = rule.acquired.kernel;
         let worker = &mut self.workers[usize::from(rule.worker.0)];
         let generation = worker.set_route(rule.slot, None);
         // At once, also where a worker was about to take it over.
         self.kernel.release(rule.slot, None);
         release(rule.acquired, rule.slot, worker, &mut self.holds, &mut self.kernel);
         worker.retire(Retired { rule: rule.slot, outputs: rule.output_slots });
+        if was_in_kernel {
+            // No worker has a plan to change, so its slot is kept for a while.
+            self.end_traces_of(rule.slot);
+        }
         info!(rule = %rule.name, "rule removed");
         Ok((rule.worker, generation))
     }

@@ -1,4 +1,5 @@
-//! Which traces are on, and what workers are told of them. What they show goes past the supervisor, in shared memory.
+//! Which traces are on, and what workers, and the kernel data path, are told of them. What workers show goes past the supervisor, in
+//! shared memory.
 //!
 //! A trace ends with the process that asked for it (control), with its rule, or when it is stopped; control sees to it that it is. A
 //! worker that was started again is told of all that are on.
@@ -8,12 +9,11 @@ use mcr_proto::{
     endpoint::IfName,
     message::{Fault, FaultKind, Reply, ToWorker, TraceOf, TraceOrder, TraceWanted, Traced, Tracing},
     plan::{InputSlot, RuleSlot, WorkerIndex},
-    rule::{Datapath, DatapathChoice},
 };
 use tracing::info;
 
 use crate::{
-    rules::Rule,
+    kernel::Kernel,
     state::{State, not_found},
     worker::Worker,
 };
@@ -40,8 +40,9 @@ impl Traces {
         Ok(order)
     }
 
-    /// Forgets those that are meant, and has workers end them.
-    fn end(&mut self, workers: &[Worker], is_meant: impl Fn(&TraceOrder) -> bool) {
+    /// Forgets those that are meant, and has them ended.
+    fn end(&mut self, workers: &[Worker], kernel: &mut Kernel, is_meant: impl Fn(&TraceOrder) -> bool) {
+        kernel.end_traces(&is_meant);
         for order in self.orders.extract_if(.., |order| is_meant(order)) {
             tell(workers, &ToWorker::EndTrace { place: order.place, id: order.id });
         }
@@ -54,7 +55,6 @@ impl State {
         let (what, rule) = match &wanted.what {
             Traced::Rule(reference) => {
                 let rule = self.rules.find(reference).ok_or_else(|| not_found(reference))?;
-                check_visible(rule)?;
                 (TraceOf::Rule(rule.slot), Some(Box::new(self.view(rule))))
             }
             Traced::Drops(interface) => (TraceOf::Drops(self.inputs_at(interface)?), None),
@@ -62,23 +62,24 @@ impl State {
         let order = self.traces.add(wanted, what)?;
         let TraceOrder { id, place, .. } = order;
         info!(trace = id, rule = rule.as_ref().map(|rule| rule.id.0), "trace started");
+        self.kernel.begin_trace(order.clone());
         let workers = tell(&self.workers, &ToWorker::Trace(order));
         Ok(Reply::Tracing(Tracing { id, place, workers, rule }))
     }
 
     /// Ends a trace, if it is on.
     pub(crate) fn stop_trace(&mut self, id: u64) {
-        self.traces.end(&self.workers, |order| order.id == id);
+        self.traces.end(&self.workers, &mut self.kernel, |order| order.id == id);
     }
 
     /// Whoever asked for traces is gone.
     pub(crate) fn forget_traces(&mut self) {
-        self.traces.end(&self.workers, |_| true);
+        self.traces.end(&self.workers, &mut self.kernel, |_| true);
     }
 
     /// A rule's slot is about to be another's.
     pub(crate) fn end_traces_of(&mut self, rule: RuleSlot) {
-        self.traces.end(&self.workers, |order| order.what == TraceOf::Rule(rule));
+        self.traces.end(&self.workers, &mut self.kernel, |order| order.what == TraceOf::Rule(rule));
     }
 
     /// A worker begins and knows nothing.
@@ -91,33 +92,16 @@ impl State {
 
     fn inputs_at(&self, interface: &IfName) -> Result<Vec<InputSlot>, Fault> {
         let views = self.inputs.views(None, &self.classes, |_, _| false);
-        let at =
-            views.iter().filter(|view| view.interface == *interface && view.datapath != Datapath::Kernel);
-        let slots: Vec<_> = at.map(|view| view.slot).collect();
+        let slots: Vec<_> =
+            views.iter().filter(|view| view.interface == *interface).map(|view| view.slot).collect();
         if slots.is_empty() {
             let message = format!(
-                "workers take nothing in at {interface}; `mcrctl stats` shows the inputs there are, those of the kernel data path cannot be traced"
+                "no rule takes anything in at {interface}; `mcrctl stats` shows the inputs there are"
             );
             return Err(Fault::new(FaultKind::NotFound, message).at("drops"));
         }
         Ok(slots)
     }
-}
-
-/// Refuses to trace what no worker sees.
-fn check_visible(rule: &Rule) -> Result<(), Fault> {
-    if !rule.acquired.kernel {
-        return Ok(());
-    }
-    let name = &rule.name;
-    let why = match rule.spec.datapath {
-        DatapathChoice::Kernel => "as it asks for",
-        _ => "the fastest that carries it",
-    };
-    let message = format!(
-        "rule {name} is on the kernel data path, {why}, where no process sees its datagrams; set datapath = \"packet\" for it (`mcrctl add ... --datapath packet`, or in the configuration) to trace it"
-    );
-    Err(Fault::new(FaultKind::Unsupported, message).at("rule"))
 }
 
 /// Tells the workers that run; which those are.

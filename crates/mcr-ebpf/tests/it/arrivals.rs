@@ -11,13 +11,9 @@ use mcr_proto::{
 
 use crate::{
     frames::{Fields, SOURCE_MAC, build, pseudo_sum, read, v4},
-    rig::{Rig, mac_of},
+    rig::{IN, IN6, OUT, Rig, mac_of},
 };
 
-const IN: &str = "239.1.1.1:5000";
-const OUT: &str = "239.2.2.2:6000";
-const IN6: &str = "[ff3e::1:2:3]:5000";
-const OUT6: &str = "[ff3e::4:5:6]:6000";
 const FROM: &str = "10.1.0.1:4000";
 
 fn frame6(payload: &[u8]) -> Vec<u8> {
@@ -53,22 +49,12 @@ fn add_u16(frame: &mut [u8], at: usize, add: u16) {
     frame[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-fn one_rule(rig: &mut Rig, ipv6: bool) {
-    let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
-    rig.watch(&[to]);
-    let output = rig.output(0, 1, to);
-    rig.rule(1, input, vec![output]);
-}
-
 #[test]
 fn a_superframe_leaves_whole_at_its_true_boundaries_and_counts_as_its_datagrams() {
     let Some(()) = require::netns() else { return };
     for ipv6 in [false, true] {
         let mut rig = Rig::new(1);
-        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
-        rig.watch(&[to]);
-        let outputs = (1..=2).map(|slot| rig.output(0, slot, to)).collect();
-        rig.rule(1, input, outputs);
+        let [input, to] = rig.one_rule(ipv6, 2);
         // Ten datagrams of 1,000 bytes and one of 10.
         let payload: Vec<u8> = (0..10_010_u32).map(|byte| (byte / 1000) as u8).collect();
         let came = Fields {
@@ -104,7 +90,7 @@ fn a_superframe_leaves_whole_at_its_true_boundaries_and_counts_as_its_datagrams(
 fn a_superframe_is_cut_into_its_datagrams_where_a_receiver_takes_single_ones() {
     let Some(()) = require::netns() else { return };
     let mut rig = Rig::new(1);
-    one_rule(&mut rig, false);
+    rig.one_rule(false, 1);
     let sink = rig.line.sinks[0].clone();
     let receiver = sink.enter(|| {
         let socket = std::net::UdpSocket::bind(OUT).unwrap();
@@ -130,7 +116,7 @@ fn a_superframe_is_cut_into_its_datagrams_where_a_receiver_takes_single_ones() {
 fn options_and_extension_headers_do_not_go_on() {
     let Some(()) = require::netns() else { return };
     let mut rig = Rig::new(1);
-    one_rule(&mut rig, false);
+    rig.one_rule(false, 1);
     let plain = v4(FROM, IN, 9, 0, b"options");
     rig.send(&plain);
     // A router alert (RFC 2113), then one and a row of no-operations.
@@ -145,7 +131,7 @@ fn options_and_extension_headers_do_not_go_on() {
     assert_eq!(seen.len(), 3);
     assert!(seen.iter().all(|copy| *copy == seen[0]), "{seen:02x?}");
     let mut rig = Rig::new(1);
-    one_rule(&mut rig, true);
+    rig.one_rule(true, 1);
     let plain = frame6(b"headers");
     rig.send(&plain);
     let hop_by_hop = |next: u8| vec![next, 0, 5, 2, 0, 0, 1, 0];
@@ -173,7 +159,7 @@ fn options_and_extension_headers_do_not_go_on() {
 fn what_cannot_be_relayed_is_counted_by_its_reason_if_its_address_is_ours() {
     let Some(()) = require::netns() else { return };
     let mut rig = Rig::new(1);
-    one_rule(&mut rig, false);
+    rig.one_rule(false, 1);
     let good = v4(FROM, IN, 9, 0, b"reasons");
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut frame = good.clone();
@@ -214,7 +200,7 @@ fn what_cannot_be_relayed_is_counted_by_its_reason_if_its_address_is_ours() {
 fn extension_headers_that_lie_are_malformed_and_others_are_not_udp() {
     let Some(()) = require::netns() else { return };
     let mut rig = Rig::new(1);
-    one_rule(&mut rig, true);
+    rig.one_rule(true, 1);
     let plain = frame6(b"headers");
     let with = |first: u8, headers: &[u8]| {
         let mut with = insert(&plain, 54, headers);
@@ -265,7 +251,7 @@ fn a_hop_limit_used_up_is_counted_at_the_input_or_at_the_outputs_that_keep_it() 
 fn tagged_frames_belong_to_another_interface_but_for_a_mere_priority() {
     let Some(()) = require::netns() else { return };
     let mut rig = Rig::new(1);
-    one_rule(&mut rig, false);
+    rig.one_rule(false, 1);
     let plain = v4(FROM, IN, 9, 0, b"tagged");
     rig.send(&insert(&plain, 12, &[0x81, 0, 0, 5]));
     rig.send(&insert(&plain, 12, &[0x81, 0, 0xa0, 0]));

@@ -8,3 +8,4 @@ mod life;
 mod outputs;
 mod rewrite;
 mod rig;
+mod trace;

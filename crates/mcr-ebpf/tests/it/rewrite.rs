@@ -8,13 +8,8 @@ use mcr_proto::{
 
 use crate::{
     frames::{Fields, SOURCE_MAC, build, pseudo_sum, read, v4},
-    rig::{Rig, mac_of},
+    rig::{IN, IN6, OUT, OUT6, Rig, mac_of},
 };
-
-const IN: &str = "239.1.1.1:5000";
-const OUT: &str = "239.2.2.2:6000";
-const IN6: &str = "[ff3e::1:2:3]:5000";
-const OUT6: &str = "[ff3e::4:5:6]:6000";
 
 fn incoming(ipv6: bool, payload: &[u8]) -> Fields {
     let [source, destination] = if ipv6 { ["[fd00:1::1]:4000", IN6] } else { ["10.1.0.1:4000", IN] }
@@ -90,9 +85,7 @@ fn each_field_of_a_copy_is_written_as_its_output_says() {
 fn a_missing_udp_checksum_stays_missing() {
     let Some(()) = require::netns() else { return };
     let mut rig = Rig::new(1);
-    rig.watch(&[OUT]);
-    let output = rig.output(0, 1, OUT);
-    rig.rule(1, IN, vec![output]);
+    rig.one_rule(false, 1);
     let mut frame = v4("10.1.0.1:4000", IN, 9, 0, b"unchecked");
     frame[40..42].copy_from_slice(&[0, 0]);
     rig.send(&frame);
@@ -107,11 +100,8 @@ fn a_checksum_that_comes_out_as_zero_is_written_as_its_other_form() {
     let Some(()) = require::netns() else { return };
     for ipv6 in [false, true] {
         let mut rig = Rig::new(1);
-        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
-        rig.watch(&[to]);
-        let output = rig.output(0, 1, to);
-        let source = output.source.unwrap();
-        rig.rule(1, input, vec![output]);
+        let [_, to] = rig.one_rule(ipv6, 1);
+        let source = rig.output(0, 1, to).source.unwrap();
         // A payload word that makes the sum of the copy all ones.
         let destination: std::net::SocketAddr = to.parse().unwrap();
         let others = [pseudo_sum(source, destination, 10), source.port(), destination.port(), 10];
@@ -133,10 +123,7 @@ fn a_partial_checksum_stays_partial_and_is_that_of_the_new_addresses() {
     let Some(()) = require::netns() else { return };
     for ipv6 in [false, true] {
         let mut rig = Rig::new(1);
-        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
-        rig.watch(&[to]);
-        let outputs = (1..=3).map(|slot| rig.output(0, slot, to)).collect();
-        rig.rule(1, input, outputs);
+        rig.one_rule(ipv6, 3);
         let came = incoming(ipv6, b"a partial one");
         let mut frame = build(&came);
         let udp = if ipv6 { 54 } else { 34 };
@@ -159,10 +146,7 @@ fn a_wrong_or_forbidden_udp_checksum_is_counted_and_goes_nowhere() {
     let Some(()) = require::netns() else { return };
     for ipv6 in [false, true] {
         let mut rig = Rig::new(1);
-        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
-        rig.watch(&[to]);
-        let output = rig.output(0, 1, to);
-        rig.rule(1, input, vec![output]);
+        rig.one_rule(ipv6, 1);
         // With the header as long as one or two parts that are summed at a time, one byte more and one less; and odd ones.
         for bytes in [0_usize, 1, 119, 120, 121, 247, 248, 249, 1400, 1401] {
             rig.send(&build(&incoming(ipv6, &vec![0xa5; bytes])));
@@ -194,10 +178,7 @@ fn what_comes_out_of_a_tunnel_is_verified_by_the_sum_that_the_kernel_has_of_it()
         relay.set_up("vx0").unwrap();
         rig.input = relay.link_index("vx0").unwrap();
         relay.enter(|| rig.path.attach(rig.input)).unwrap();
-        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
-        rig.watch(&[to]);
-        let outputs = vec![rig.output(0, 1, to), rig.output(0, 2, to)];
-        rig.rule(1, input, outputs);
+        rig.one_rule(ipv6, 2);
         let outside = relay.link("in0").unwrap().mac.unwrap();
         let wrapped = |inner: &[u8]| {
             build(&Fields {
@@ -242,10 +223,7 @@ fn bytes_behind_the_datagram_do_not_go_on() {
     let Some(()) = require::netns() else { return };
     for ipv6 in [false, true] {
         let mut rig = Rig::new(1);
-        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
-        rig.watch(&[to]);
-        let output = rig.output(0, 1, to);
-        rig.rule(1, input, vec![output]);
+        rig.one_rule(ipv6, 1);
         let plain = build(&incoming(ipv6, b"padded"));
         rig.send(&plain);
         rig.send(&[&plain[..], &[0xee; 17]].concat());

@@ -19,6 +19,11 @@ use mcr_socket::{
     packet::{self, PacketOptions, VNET_HEADER_BYTES},
 };
 
+/// Where rules of these tests take datagrams in, and where they send them.
+pub(crate) const IN: &str = "239.1.1.1:5000";
+pub(crate) const OUT: &str = "239.2.2.2:6000";
+pub(crate) const IN6: &str = "[ff3e::1:2:3]:5000";
+pub(crate) const OUT6: &str = "[ff3e::4:5:6]:6000";
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// The rule whose datagrams say that all before them have come.
 const END: RuleSlot = RuleSlot(60_000);
@@ -149,6 +154,15 @@ impl Rig {
     pub(crate) fn rule(&mut self, slot: u32, destination: &str, outputs: Vec<Output>) {
         let rule = self.rule_of(destination, outputs);
         self.path.set_rule(RuleSlot(slot), rule).expect("the rule is taken");
+    }
+
+    /// Rule 1, the only one, with so many outputs to one destination at sink 0, which is watched; gives its input and that destination.
+    pub(crate) fn one_rule(&mut self, ipv6: bool, outputs: u32) -> [&'static str; 2] {
+        let [input, to] = if ipv6 { [IN6, OUT6] } else { [IN, OUT] };
+        self.watch(&[to]);
+        let outputs = (1..=outputs).map(|slot| self.output(0, slot, to)).collect();
+        self.rule(1, input, outputs);
+        [input, to]
     }
 
     pub(crate) fn rule_of(&self, destination: &str, outputs: Vec<Output>) -> Rule {

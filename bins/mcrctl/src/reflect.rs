@@ -2,14 +2,13 @@
 
 use std::io::{self, Write};
 
-use mcr_client::ClientError;
 use mcr_proto::{
     config,
     message::{ReflectView, RuleState},
     reflect::Reflect,
     rpc::{OptionalReflect, ReflectAdded, ReflectList, ReflectParams, method},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     args::{ReflectAdd, ReflectVerb},
@@ -26,7 +25,10 @@ impl Session<'_> {
     pub(crate) fn reflect(&mut self, verb: &ReflectVerb) -> Result<(), Failure> {
         match verb {
             ReflectVerb::Add(add) => self.reflect_add(add),
-            ReflectVerb::Remove { names } => self.reflect_remove(names),
+            ReflectVerb::Remove { names } => {
+                let names: Vec<_> = names.iter().map(|name| ReflectParams { name: name.clone() }).collect();
+                self.remove_each(method::REFLECT_REMOVE, &names)
+            }
             ReflectVerb::List { name } => self.reflect_list(name.as_deref()),
         }
     }
@@ -44,28 +46,6 @@ impl Session<'_> {
             return self.json(&added);
         }
         Ok(writeln!(self.out, "{}", added.reflector.name)?)
-    }
-
-    /// Removes each; one that cannot be removed does not keep the others.
-    fn reflect_remove(&mut self, names: &[String]) -> Result<(), Failure> {
-        let mut client = self.connect()?;
-        let mut failure: Option<Failure> = None;
-        for name in names {
-            match client.call::<_, Value>(method::REFLECT_REMOVE, &ReflectParams { name: name.clone() }) {
-                Ok(_) => {}
-                Err(error @ (ClientError::Fault(_) | ClientError::NotPermitted { .. })) => {
-                    if let Some(earlier) = failure.replace(error.into()) {
-                        self.note(&earlier.to_string());
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        match failure {
-            Some(failure) => Err(failure),
-            None if self.cli.json => self.json(&json!({})),
-            None => Ok(()),
-        }
     }
 
     fn reflect_list(&mut self, name: Option<&str>) -> Result<(), Failure> {

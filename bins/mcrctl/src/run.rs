@@ -104,13 +104,18 @@ impl Session<'_> {
         }
     }
 
-    /// Removes each rule; one that cannot be removed does not keep the others. The last failure is the outcome.
     fn remove(&mut self, rules: &[String]) -> Result<(), Failure> {
-        let rules = rules.iter().map(|rule| named(rule)).collect::<Result<Vec<_>, _>>()?;
+        let rules = rules.iter().map(|rule| Ok(RuleParams { rule: named(rule)? }));
+        let rules = rules.collect::<Result<Vec<_>, Failure>>()?;
+        self.remove_each(method::RULE_REMOVE, &rules)
+    }
+
+    /// Removes each by a method; one that cannot be removed does not keep the others. The last failure is the outcome.
+    pub(crate) fn remove_each(&mut self, method: &str, those: &[impl Serialize]) -> Result<(), Failure> {
         let mut client = self.connect()?;
         let mut failure: Option<Failure> = None;
-        for rule in rules {
-            match client.call::<_, Value>(method::RULE_REMOVE, &RuleParams { rule }) {
+        for params in those {
+            match client.call::<_, Value>(method, params) {
                 Ok(_) => {}
                 Err(error @ (ClientError::Fault(_) | ClientError::NotPermitted { .. })) => {
                     if let Some(earlier) = failure.replace(error.into()) {

@@ -1,7 +1,9 @@
 //! HTTP as browsers, scrapers and strangers speak it.
 
+mod events;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Shutdown, TcpStream},
     sync::{
         Arc, Mutex,
@@ -12,8 +14,8 @@ use std::{
 
 use mcr_proto::{
     message::{
-        ClassBy, Event, EventKind, EventWhat, InputClass, InputView, ReflectLatency, ReflectView,
-        ReflectWorker, Reply, Request, RuleState, ToControl, WorkerState, WorkerView,
+        ClassBy, InputClass, InputView, ReflectLatency, ReflectView, ReflectWorker, Reply, Request,
+        RuleState, WorkerState, WorkerView,
     },
     plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
     reflect::{Reflect, ReflectMode},
@@ -21,7 +23,7 @@ use mcr_proto::{
 };
 use serde_json::{Value, json};
 
-use super::stage::{Answer, PATIENCE, Stage, TOKEN, holding, input, rule, send};
+use super::stage::{Answer, PATIENCE, Stage, TOKEN, holding, input, rule};
 use crate::limits::Limits;
 
 /// A response: status, head and body.
@@ -421,64 +423,6 @@ fn whoever_shows_the_token_changes_rules_and_nobody_else() {
         400
     );
     assert_eq!(asked(), Vec::<String>::new());
-    stage.stop();
-}
-
-/// The next event of a stream.
-fn event(reader: &mut impl BufRead) -> (u64, Value) {
-    let mut id = None;
-    loop {
-        let mut line = String::new();
-        assert_ne!(reader.read_line(&mut line).expect("an event in time"), 0, "the stream has ended");
-        if let Some(seq) = line.strip_prefix("id: ") {
-            id = Some(seq.trim().parse().unwrap());
-        } else if let Some(data) = line.strip_prefix("data: ") {
-            return (id.expect("an event has an id"), serde_json::from_str(data).unwrap());
-        }
-    }
-}
-
-fn events(stage: &Stage, headers: &str) -> BufReader<TcpStream> {
-    let mut stream = connect(stage);
-    write!(stream, "GET /api/events HTTP/1.0\r\n{headers}\r\n").unwrap();
-    BufReader::new(stream)
-}
-
-fn publish(stage: &Stage, seq: u64) {
-    let event =
-        Event { seq, worker: Some(WorkerIndex(1)), ..Event::new(EventKind::Worker, EventWhat::Ready) };
-    send(&stage.channel, &ToControl::Events { events: vec![event] });
-}
-
-#[test]
-fn events_come_as_they_happen_and_the_last_ones_first() {
-    let limits = Limits { http_events_max: 2, http_beat: Duration::from_millis(10), ..Limits::default() };
-    let stage = Stage::new(limits, with_workers(WorkerState::Running));
-    let mut first = events(&stage, "");
-    publish(&stage, 1);
-    let (seq, told) = event(&mut first);
-    assert_eq!(
-        (seq, &told["kind"], &told["what"], &told["worker"]),
-        (1, &json!("worker"), &json!("ready"), &json!(1))
-    );
-    publish(&stage, 2);
-    assert_eq!(event(&mut first).0, 2);
-    let mut later = events(&stage, "Last-Event-ID: 1\r\n");
-    assert_eq!(event(&mut later).0, 2);
-    publish(&stage, 3);
-    assert_eq!((event(&mut later).0, event(&mut first).0), (3, 3));
-    assert_eq!(get(&stage, "/api/events").status, 429, "two streams are the limit here");
-    drop((first, later));
-    let start = std::time::Instant::now();
-    loop {
-        let mut stream = events(&stage, "");
-        let mut status = String::new();
-        stream.read_line(&mut status).unwrap();
-        if status.contains(" 200 ") {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE, "streams whose clients are gone give up their places: {status}");
-    }
     stage.stop();
 }
 

@@ -1,4 +1,5 @@
-//! What is handed to users: a tarball, and a Debian package with the service, man pages and completions.
+//! What is handed to users: a tarball, and a Debian package with the service, man pages and completions. For a musl target there is the
+//! tarball alone: its programs are static, and run on any Linux.
 //!
 //! Both hold the same tree, [`stage`]d once. File times are those of the commit, so that the same commit gives the same archives
 //! wherever the same compiler runs.
@@ -37,8 +38,12 @@ const FILES: &[(&str, &str)] = &[
 /// What one run makes.
 struct Release {
     version: String,
+    /// Rust's name of what it is built for, if that is not this machine.
+    target: Option<String>,
     /// Rust's name of the processor.
-    arch: &'static str,
+    arch: String,
+    /// The C library, as in Rust's names of targets: `gnu` or `musl`.
+    libc: String,
     /// Seconds since 1970 of the commit.
     epoch: String,
     /// `target/release`.
@@ -47,24 +52,28 @@ struct Release {
     out: PathBuf,
 }
 
-/// Makes the archives in `target/dist`; with `check`, installs the package in a clean root and tries it there.
-pub(crate) fn run(check: bool) -> anyhow::Result<()> {
-    let release = Release::new()?;
+/// Makes the archives in `target/dist`, for this machine or for the target named; with `check`, tries them in a clean root.
+pub(crate) fn run(check: bool, target: Option<&str>) -> anyhow::Result<()> {
+    let release = Release::new(target)?;
     if release.out.exists() {
         fs::remove_dir_all(&release.out)
             .with_context(|| format!("cannot empty {}", release.out.display()))?;
     }
-    build()?;
+    build(&release)?;
     let tree = release.out.join("tree");
     stage(&release, &tree)?;
-    println!("{}", tarball(&release, &tree)?.display());
+    let archive = tarball(&release, &tree)?;
+    println!("{}", archive.display());
+    if release.libc != "gnu" {
+        return if check { install::check_tarball(&archive, &release.version) } else { Ok(()) };
+    }
     let package = debian(&release, &tree)?;
     println!("{}", package.display());
     if check { install::check(&package, &release.version) } else { Ok(()) }
 }
 
 impl Release {
-    fn new() -> anyhow::Result<Self> {
+    fn new(target: Option<&str>) -> anyhow::Result<Self> {
         let metadata = MetadataCommand::new()
             .manifest_path(Path::new(ROOT).join("Cargo.toml"))
             .no_deps()
@@ -72,18 +81,28 @@ impl Release {
             .context("cargo metadata failed")?;
         let mcrd =
             metadata.packages.iter().find(|package| package.name.as_str() == "mcrd").context("no mcrd")?;
-        let target = metadata.target_directory.as_std_path();
+        let folder = metadata.target_directory.as_std_path();
+        let (arch, libc) = match target {
+            None => (std::env::consts::ARCH, "gnu"),
+            // ARCH-VENDOR-linux-LIBC.
+            Some(triple) => match triple.split('-').collect::<Vec<_>>()[..] {
+                [arch, _, "linux", libc @ ("gnu" | "musl")] => (arch, libc),
+                _ => bail!("{triple}: releases are made for ARCH-unknown-linux-gnu and -musl"),
+            },
+        };
         Ok(Self {
             version: mcrd.version.to_string(),
-            arch: std::env::consts::ARCH,
+            arch: arch.to_owned(),
+            libc: libc.to_owned(),
             epoch: read(Command::new("git").current_dir(ROOT).args(["log", "-1", "--format=%ct"]))?,
-            built: target.join("release"),
-            out: target.join("dist"),
+            built: target.map_or_else(|| folder.to_owned(), |triple| folder.join(triple)).join("release"),
+            target: target.map(str::to_owned),
+            out: folder.join("dist"),
         })
     }
 
     fn debian_arch(&self) -> anyhow::Result<&'static str> {
-        match self.arch {
+        match self.arch.as_str() {
             "x86_64" => Ok("amd64"),
             "aarch64" => Ok("arm64"),
             other => bail!("Debian's name of {other} is not known here"),
@@ -91,9 +110,12 @@ impl Release {
     }
 }
 
-fn build() -> anyhow::Result<()> {
+fn build(release: &Release) -> anyhow::Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(ROOT).args(["build", "--release", "--locked", "--quiet"]);
+    if let Some(target) = &release.target {
+        cargo.args(["--target", target]);
+    }
     for program in PROGRAMS {
         cargo.args(["--package", program]);
     }
@@ -130,7 +152,7 @@ fn stage(release: &Release, tree: &Path) -> anyhow::Result<()> {
 }
 
 fn tarball(release: &Release, tree: &Path) -> anyhow::Result<PathBuf> {
-    let name = format!("mcr-{}-{}-linux-gnu", release.version, release.arch);
+    let name = format!("mcr-{}-{}-linux-{}", release.version, release.arch, release.libc);
     let archive = release.out.join(format!("{name}.tar.gz"));
     succeed(
         Command::new("tar")

@@ -34,11 +34,15 @@ enum Command {
     Layers,
     /// Check the licences of all dependencies, which of them are there twice, and which where they should not be
     Dependencies,
-    /// Make the tarball and the Debian package, in target/dist
+    /// Make the tarball and the Debian package, in target/dist; for a musl target a tarball of static programs
     Dist {
-        /// Install the package into a clean Debian root and try it there (needs root and debootstrap)
+        /// Install the package into a clean Debian root and try it there (needs root and debootstrap); unpack a tarball of static
+        /// programs into an empty root and try it there (needs root)
         #[arg(long)]
         check: bool,
+        /// Build for another target, which `rustup target add` has installed
+        #[arg(long, value_name = "TRIPLE")]
+        target: Option<String>,
     },
     /// Write the parts of docs/ that are made from code; check links and commands of all documents
     Docs {
@@ -113,7 +117,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Api { check } => published::api(check),
         Command::Dependencies => dependencies::run(),
-        Command::Dist { check } => dist::run(check),
+        Command::Dist { check, target } => dist::run(check, target.as_deref()),
         Command::Docs { check } => docs::run(check),
         Command::Package => published::package(),
         Command::Bpf { check } => bpf::run(check),

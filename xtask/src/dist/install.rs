@@ -1,5 +1,6 @@
-//! Tries the package where nothing else of ours is: a Debian root made by debootstrap, entered by chroot in a mount namespace of its
-//! own, so that nothing is mounted or left on the host.
+//! Tries what was made where nothing else of ours is: the package in a Debian root made by debootstrap, a tarball of static programs in
+//! a root that has nothing but what is in it. Either is entered by chroot in a mount namespace of its own, so that nothing is mounted
+//! or left on the host.
 
 use std::{
     fs,
@@ -28,13 +29,13 @@ const INSTALLED: &[&str] = &[
     "usr/share/doc/mcr/copyright",
 ];
 
-/// A Debian system in a folder, removed when this is dropped.
+/// A system in a folder, removed when this is dropped.
 struct Root {
     path: PathBuf,
 }
 
 impl Root {
-    fn new(path: PathBuf) -> anyhow::Result<Self> {
+    fn debian(path: PathBuf) -> anyhow::Result<Self> {
         let root = Self { path };
         succeed(
             Command::new("debootstrap")
@@ -43,6 +44,19 @@ impl Root {
                 .stdout(std::process::Stdio::null()),
         )
         .context("cannot make a Debian root; debootstrap is Debian's package of that name, and needs root")?;
+        Ok(root)
+    }
+
+    /// What a tarball holds, and where the kernel's file systems are mounted.
+    fn unpacked(archive: &Path, path: PathBuf) -> anyhow::Result<Self> {
+        let root = Self { path };
+        for folder in ["proc", "sys", "tmp", "run"] {
+            let folder = root.path.join(folder);
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let mut tar = Command::new("tar");
+        tar.args(["--extract", "--strip-components=1", "--file"]).arg(archive);
+        succeed(tar.arg("--directory").arg(&root.path))?;
         Ok(root)
     }
 
@@ -68,7 +82,7 @@ impl Drop for Root {
 
 /// Installs the package, looks at what is there, runs the programs, and removes it again.
 pub(crate) fn check(package: &Path, version: &str) -> anyhow::Result<()> {
-    let root = Root::new(package.with_file_name("root"))?;
+    let root = Root::debian(package.with_file_name("root"))?;
     fs::copy(package, root.path.join("mcr.deb")).context("cannot copy the package into the root")?;
     root.run(&["dpkg", "--install", "/mcr.deb"])?;
     for file in INSTALLED {
@@ -76,21 +90,35 @@ pub(crate) fn check(package: &Path, version: &str) -> anyhow::Result<()> {
     }
     root.run(&["getent", "passwd", "mcr"]).context("the user of workers was not made")?;
     root.run(&["getent", "group", "mcr-control"]).context("the group of clients was not made")?;
-    for program in ["mcrd", "mcrctl", "mcrgen"] {
-        let said = root.run(&[program, "--version"])?;
-        ensure!(said == format!("{program} {version}"), "{program} --version says {said}");
-    }
-    root.run(&["mcrd", "check", "/etc/mcr/mcr.toml"])?;
+    programs_run(&root, version)?;
     verify_unit(&root)?;
-    let demo = root.run(&["mcrd", "demo", "--seconds", "2", "--json"])?;
-    let result = demo.lines().last().unwrap_or_default();
-    let result: serde_json::Value = serde_json::from_str(result).context("mcrd demo --json")?;
-    ensure!(result["lost"] == 0 && result["relayed"].as_u64() > Some(0), "mcrd demo says {result}");
     root.run(&["dpkg", "--purge", "mcr"])?;
     for file in INSTALLED.iter().chain(&["etc/mcr"]) {
         ensure!(!root.path.join(file).exists(), "{file} is left behind");
     }
     println!("dist: installed into a clean root, tried there, removed");
+    Ok(())
+}
+
+/// Unpacks a tarball of static programs and runs them with nothing beside them: no C library, no shell, no users.
+pub(crate) fn check_tarball(archive: &Path, version: &str) -> anyhow::Result<()> {
+    let root = Root::unpacked(archive, archive.with_file_name("root"))?;
+    programs_run(&root, version)?;
+    println!("dist: unpacked into an empty root and tried there");
+    Ok(())
+}
+
+/// Each program says its version; the daemon takes its configuration and relays a demonstration without loss.
+fn programs_run(root: &Root, version: &str) -> anyhow::Result<()> {
+    for program in ["mcrd", "mcrctl", "mcrgen"] {
+        let said = root.run(&[program, "--version"])?;
+        ensure!(said == format!("{program} {version}"), "{program} --version says {said}");
+    }
+    root.run(&["mcrd", "check", "/etc/mcr/mcr.toml"])?;
+    let demo = root.run(&["mcrd", "demo", "--seconds", "2", "--json"])?;
+    let result = demo.lines().last().unwrap_or_default();
+    let result: serde_json::Value = serde_json::from_str(result).context("mcrd demo --json")?;
+    ensure!(result["lost"] == 0 && result["relayed"].as_u64() > Some(0), "mcrd demo says {result}");
     Ok(())
 }
 

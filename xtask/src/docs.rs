@@ -7,7 +7,7 @@ mod reference;
 mod shapes;
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -90,7 +90,11 @@ pub(crate) fn manual() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
+/// The program that knows the programs' arguments: built if need be, or with MCR_BIN_DIR set the one that lies there.
 fn mcr_manual() -> Command {
+    if let Some(programs) = env::var_os("MCR_BIN_DIR") {
+        return Command::new(Path::new(&programs).join("mcr-manual"));
+    }
     let mut command = Command::new("cargo");
     command.current_dir(ROOT).args(["run", "--quiet", "--package", "mcr-manual", "--"]);
     command

@@ -7,10 +7,13 @@
 mod batch;
 mod decode;
 mod ring;
+mod send;
+mod tag;
 
-pub use batch::{FrameBatch, FrameInfo, SendReport};
+pub use batch::{FrameBatch, FrameInfo};
 pub use decode::{AuxData, GsoType, LinkAddress, PacketType, VNET_HEADER_BYTES, VnetHeader};
 pub use ring::FrameRing;
+pub use send::SendReport;
 
 use crate::filter::{Filter, attach};
 use crate::{OpenError, sys};

@@ -20,6 +20,7 @@ use mcr_proto::{
     plan::{FlowSlot, InputSlot, OutputSlot, RuleSlot},
 };
 use mcr_relay::engine::{Arrival, Counts, Engine, Run};
+use mcr_socket::packet::AuxData;
 use mcr_uring_io::Datagram;
 use nix::time::ClockId;
 
@@ -310,7 +311,7 @@ impl Trace {
         drop: Option<InputDrop>,
         packet: &Packet<'_>,
     ) -> TracedDatagram {
-        let kernel_ns = frames::kernel_time_ns(seen.datagram.ring_header);
+        let kernel_ns = AuxData::ring_time_ns(seen.datagram.ring_header);
         let frame = match seen.origin.kind {
             ReceiverKind::Packet { ethernet: true, .. } => FrameKind::Ethernet,
             _ => FrameKind::Ip,

@@ -7,22 +7,15 @@
 //! caller's (after a receive) or queued, and all are free again after a send or the next receive.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use super::AuxData;
+use super::send::{SendQueue, SendReport};
+use super::tag::{ADDRESSES_BYTES, TAG_BYTES, put_tag_back};
 use crate::cmsg;
 
-/// The room in front of a frame that a tag is put back into.
-const TAG_BYTES: usize = 4;
 /// An auxdata and a time stamp, each with its header, on any architecture.
 const CONTROL_BYTES: usize = 96;
-/// Addresses, behind which a tag goes.
-const ADDRESSES_BYTES: usize = 12;
-/// 802.1Q, if the kernel does not say.
-const TPID: u16 = 0x8100;
-/// How long a full send buffer is waited for.
-const PATIENCE_MS: libc::c_int = 1;
-
 /// What is known of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameInfo {
@@ -36,21 +29,6 @@ pub struct FrameInfo {
     pub checksum_not_ready: bool,
 }
 
-/// What became of the frames queued.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SendReport {
-    /// Frames the kernel took.
-    pub frames: usize,
-    /// Their bytes.
-    pub bytes: usize,
-    /// Frames for which there was no room, in the send buffer or at the device.
-    pub full: usize,
-    /// Frames refused for another reason.
-    pub errors: usize,
-    /// The reason of the last of these.
-    pub errno: Option<i32>,
-}
-
 /// Slots for a batch of frames.
 pub struct FrameBatch {
     memory: Box<[u8]>,
@@ -58,23 +36,18 @@ pub struct FrameBatch {
     controls: Box<[[u64; CONTROL_BYTES / 8]]>,
     parts: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
-    send_parts: Box<[libc::iovec]>,
-    send_headers: Box<[libc::mmsghdr]>,
+    queue: SendQueue,
     /// Where each frame begins in its slot: 0 with a tag put back, 4 without.
     starts: Box<[u8]>,
     infos: Box<[FrameInfo]>,
     received: usize,
-    queued: usize,
 }
 
 impl std::fmt::Debug for FrameBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { slot_bytes, received, queued, .. } = self;
-        write!(
-            f,
-            "FrameBatch({} slots of {slot_bytes} bytes, {received} received, {queued} queued)",
-            self.parts.len()
-        )
+        let Self { slot_bytes, received, queue, parts, .. } = self;
+        let (slots, queued) = (parts.len(), queue.len());
+        write!(f, "FrameBatch({slots} slots of {slot_bytes} bytes, {received} received, {queued} queued)")
     }
 }
 
@@ -95,12 +68,10 @@ impl FrameBatch {
             controls: vec![[0; CONTROL_BYTES / 8]; frames].into(),
             parts: vec![none; frames].into(),
             headers: vec![header; frames].into(),
-            send_parts: vec![none; frames].into(),
-            send_headers: vec![header; frames].into(),
+            queue: SendQueue::new(frames),
             starts: vec![0; frames].into(),
             infos: vec![FrameInfo::default(); frames].into(),
             received: 0,
-            queued: 0,
         };
         batch.point();
         batch
@@ -121,10 +92,6 @@ impl FrameBatch {
             header.msg_hdr.msg_control = control.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
         }
-        for (header, part) in self.send_headers.iter_mut().zip(&mut self.send_parts) {
-            header.msg_hdr.msg_iov = part;
-            header.msg_hdr.msg_iovlen = 1;
-        }
     }
 
     /// Receives what is there, at most a batch; 0 if nothing is. Frames of before are gone, those queued and not sent included.
@@ -136,7 +103,8 @@ impl FrameBatch {
             header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
             header.msg_hdr.msg_flags = 0;
         }
-        (self.received, self.queued) = (0, 0);
+        self.received = 0;
+        self.queue.clear();
         let (fd, no_timeout) = (fd.as_fd().as_raw_fd(), std::ptr::null_mut());
         let count = self.headers.len() as libc::c_uint;
         // SAFETY: `headers` is as long as we say, and each points to a part and a control buffer of this value, whose sizes it
@@ -175,10 +143,7 @@ impl FrameBatch {
             && bytes >= ADDRESSES_BYTES
         {
             let slot = &mut self.memory[at * self.slot_bytes..][..self.slot_bytes];
-            slot.copy_within(TAG_BYTES..TAG_BYTES + ADDRESSES_BYTES, 0);
-            let tag = &mut slot[ADDRESSES_BYTES..ADDRESSES_BYTES + TAG_BYTES];
-            tag[..2].copy_from_slice(&aux.vlan_tpid().unwrap_or(TPID).to_be_bytes());
-            tag[2..].copy_from_slice(&tci.to_be_bytes());
+            put_tag_back(slot, TAG_BYTES, aux.vlan_tpid(), tci);
             self.starts[at] = 0;
             (bytes, wire_bytes) = (bytes + TAG_BYTES, wire_bytes + TAG_BYTES);
         }
@@ -205,80 +170,21 @@ impl FrameBatch {
     /// Panics if so many were not received, or do not fit the slot.
     #[inline]
     pub fn queue(&mut self, at: usize, bytes: usize) {
-        assert!(self.queued < self.send_parts.len(), "more frames queued than there are");
-        let room = self.frame(at).0;
-        let iov_base = room[..bytes].as_mut_ptr().cast();
-        self.send_parts[self.queued] = libc::iovec { iov_base, iov_len: bytes };
-        self.queued += 1;
+        let frame = &mut self.frame(at).0[..bytes];
+        let (start, bytes) = (frame.as_mut_ptr(), frame.len());
+        self.queue.push(start, bytes);
     }
 
     /// Sends what is queued, in order. Waits for at most a millisecond where the send buffer is full.
     pub fn send(&mut self, fd: impl AsFd) -> SendReport {
-        let queued = std::mem::take(&mut self.queued);
-        send_all(fd.as_fd(), &mut self.send_headers[..queued], &self.send_parts[..queued])
+        // SAFETY: what is queued are bytes of `memory`, which is of this value and which `&mut self` keeps others from meanwhile.
+        unsafe { self.queue.send(fd) }
     }
 
     /// Sends one frame of the caller's own.
     pub fn send_one(fd: impl AsFd, frame: &[u8]) -> SendReport {
-        let mut report = SendReport::default();
-        let (fd, bytes) = (fd.as_fd().as_raw_fd(), frame.len());
-        // SAFETY: pointer and length are those of one slice, which outlives the call.
-        let sent = unsafe { libc::send(fd, frame.as_ptr().cast(), bytes, libc::MSG_DONTWAIT) };
-        if sent >= 0 {
-            (report.frames, report.bytes) = (1, bytes);
-            return report;
-        }
-        match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
-            libc::EAGAIN | libc::ENOBUFS => report.full = 1,
-            errno => (report.errors, report.errno) = (1, Some(errno)),
-        }
-        report
+        super::send::send_one(fd, frame)
     }
-}
-
-/// Sends frames in order; each header points to the part of its number, and that to bytes that nothing borrows.
-pub(super) fn send_all(
-    fd: BorrowedFd<'_>,
-    headers: &mut [libc::mmsghdr],
-    parts: &[libc::iovec],
-) -> SendReport {
-    let (mut report, mut at) = (SendReport::default(), 0);
-    let mut waited = false;
-    while at < headers.len() {
-        let messages = &mut headers[at..];
-        let count = messages.len() as libc::c_uint;
-        // SAFETY: `messages` is as long as we say, and each points to a part whose bytes nothing borrows during the call, as the callers
-        // say. The kernel only reads them.
-        let sent =
-            unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
-        if let Ok(sent) = usize::try_from(sent) {
-            report.frames += sent;
-            report.bytes += parts[at..at + sent].iter().map(|part| part.iov_len).sum::<usize>();
-            at += sent;
-            waited = false;
-            continue;
-        }
-        // The first of them is the one that failed.
-        match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
-            libc::EINTR => continue,
-            libc::EAGAIN if !waited => {
-                waited = true;
-                wait_for_room(fd);
-                continue;
-            }
-            libc::EAGAIN | libc::ENOBUFS => report.full += 1,
-            errno => (report.errors, report.errno) = (report.errors + 1, Some(errno)),
-        }
-        at += 1;
-    }
-    report
-}
-
-fn wait_for_room(fd: BorrowedFd<'_>) {
-    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    let patience = libc::timespec { tv_sec: 0, tv_nsec: libc::c_long::from(PATIENCE_MS) * 1_000_000 };
-    // SAFETY: one pollfd and one timespec that outlive the call, no signal mask. Whatever comes of it, the send is tried again.
-    unsafe { libc::ppoll(&raw mut polled, 1, &raw const patience, std::ptr::null()) };
 }
 
 /// SCM_TIMESTAMPNS: a timespec.

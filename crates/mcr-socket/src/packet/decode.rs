@@ -253,6 +253,15 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_header_tells_the_time_and_nothing_shorter_does() {
+        let mut header = [0; 32];
+        header[16..20].copy_from_slice(&7u32.to_ne_bytes());
+        header[20..24].copy_from_slice(&9u32.to_ne_bytes());
+        assert_eq!(AuxData::ring_time_ns(&header), Some(7_000_000_009));
+        assert_eq!((AuxData::ring_time_ns(&[]), AuxData::ring_time_ns(&header[..23])), (None, None));
+    }
+
+    #[test]
     fn vlan_fields_count_only_where_their_status_bits_are_set() {
         let aux = AuxData::from_data(&auxdata(1 << 7)).unwrap();
         assert_eq!((aux.vlan_tci(), aux.vlan_tpid()), (None, None));

@@ -13,19 +13,17 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::batch::{FrameInfo, SendReport, send_all};
+use super::batch::FrameInfo;
+use super::send::{SendQueue, SendReport};
+use super::tag::{ADDRESSES_BYTES, TAG_BYTES, put_tag_back};
 use super::{AuxData, RingShape};
 
 /// TP_STATUS_USER: the slot is the reader's.
 const USER: u32 = 1;
-/// struct tpacket2_hdr of linux/if_packet.h, of which seconds and nanoseconds are at 16 and 20.
+/// struct tpacket2_hdr of linux/if_packet.h.
 const HEADER_BYTES: usize = 32;
 /// Where the first frame can begin: behind header and address, with room for the addresses that a tag moves forward.
 const FRAME_AT_MIN: usize = 56;
-const TAG_BYTES: usize = 4;
-const ADDRESSES_BYTES: usize = 12;
-/// 802.1Q, if the kernel does not say.
-const TPID: u16 = 0x8100;
 
 /// A slot of the batch.
 #[derive(Clone, Copy, Debug)]
@@ -42,17 +40,16 @@ pub struct FrameRing {
     shape: RingShape,
     next: u32,
     batch: Vec<Taken>,
-    send_parts: Box<[libc::iovec]>,
-    send_headers: Box<[libc::mmsghdr]>,
-    queued: usize,
+    queue: SendQueue,
     /// The last receive found nothing.
     idle: bool,
 }
 
 impl std::fmt::Debug for FrameRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { shape, batch, queued, .. } = self;
-        write!(f, "FrameRing({} slots, {} received, {queued} queued)", shape.slots(), batch.len())
+        let Self { shape, batch, queue, .. } = self;
+        let (slots, received, queued) = (shape.slots(), batch.len(), queue.len());
+        write!(f, "FrameRing({slots} slots, {received} received, {queued} queued)")
     }
 }
 
@@ -79,17 +76,8 @@ impl FrameRing {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        let none = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        // SAFETY: an mmsghdr is integers and pointers, for all of which zero is a value: no name, no parts, no control.
-        let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-        let mut send_parts: Box<[_]> = vec![none; frames].into();
-        let mut send_headers: Box<[_]> = vec![header; frames].into();
-        for (header, part) in send_headers.iter_mut().zip(&mut send_parts) {
-            header.msg_hdr.msg_iov = part;
-            header.msg_hdr.msg_iovlen = 1;
-        }
         let batch = Vec::with_capacity(frames);
-        Ok(Self { memory, shape, next: 0, batch, send_parts, send_headers, queued: 0, idle: false })
+        Ok(Self { memory, shape, next: 0, batch, queue: SendQueue::new(frames), idle: false })
     }
 
     /// Takes what is there, at most a batch; 0 if nothing is. Frames of before are gone, those queued and not sent included.
@@ -98,7 +86,7 @@ impl FrameRing {
     /// What the socket has to say, ENETDOWN for one, when nothing was there the time before either.
     pub fn receive(&mut self, fd: impl AsFd) -> io::Result<usize> {
         self.give_back();
-        while self.batch.len() < self.send_parts.len() {
+        while self.batch.len() < self.queue.capacity() {
             let (slot, status) = (self.next, self.status(self.next));
             // Acquire: what the kernel wrote before the status is seen from here on.
             if status.load(Ordering::Acquire) & USER == 0 {
@@ -122,8 +110,7 @@ impl FrameRing {
         let slot_bytes = self.shape.slot_bytes as usize;
         let memory = self.slot(slot);
         let aux = AuxData::from_ring_header(&memory[..HEADER_BYTES]).unwrap_or_default();
-        let word = |at: usize| u64::from(u32::from_ne_bytes([0, 1, 2, 3].map(|byte| memory[at + byte])));
-        let received_ns = word(16) * 1_000_000_000 + word(20);
+        let received_ns = AuxData::ring_time_ns(&memory[..HEADER_BYTES]);
         // The kernel keeps to the slot; this is so that nothing depends on it.
         let mut start = usize::from(aux.mac_offset).clamp(FRAME_AT_MIN + TAG_BYTES, slot_bytes);
         let mut bytes = (aux.captured_bytes as usize).min(slot_bytes - start);
@@ -131,15 +118,12 @@ impl FrameRing {
         if let Some(tci) = aux.vlan_tci()
             && bytes >= ADDRESSES_BYTES
         {
-            memory.copy_within(start..start + ADDRESSES_BYTES, start - TAG_BYTES);
+            put_tag_back(memory, start, aux.vlan_tpid(), tci);
             start -= TAG_BYTES;
-            let tag = &mut memory[start + ADDRESSES_BYTES..][..TAG_BYTES];
-            tag[..2].copy_from_slice(&aux.vlan_tpid().unwrap_or(TPID).to_be_bytes());
-            tag[2..].copy_from_slice(&tci.to_be_bytes());
             (bytes, wire_bytes) = (bytes + TAG_BYTES, wire_bytes + TAG_BYTES);
         }
         let checksum_not_ready = aux.checksum_not_ready();
-        let info = FrameInfo { bytes, wire_bytes, received_ns: Some(received_ns), checksum_not_ready };
+        let info = FrameInfo { bytes, wire_bytes, received_ns, checksum_not_ready };
         Taken { slot, start: start as u32, info }
     }
 
@@ -157,24 +141,22 @@ impl FrameRing {
     /// Panics if so many were not received, or do not fit the slot.
     #[inline]
     pub fn queue(&mut self, at: usize, bytes: usize) {
-        assert!(self.queued < self.send_parts.len(), "more frames queued than there are");
-        let room = self.frame(at).0;
-        let iov_base = room[..bytes].as_mut_ptr().cast();
-        self.send_parts[self.queued] = libc::iovec { iov_base, iov_len: bytes };
-        self.queued += 1;
+        let frame = &mut self.frame(at).0[..bytes];
+        let (start, bytes) = (frame.as_mut_ptr(), frame.len());
+        self.queue.push(start, bytes);
     }
 
     /// Sends what is queued, in order, and gives the batch back. Waits for at most a millisecond where the send buffer is full.
     pub fn send(&mut self, fd: impl AsFd) -> SendReport {
-        let queued = std::mem::take(&mut self.queued);
-        // The parts are bytes of slots of the batch, which are ours until they are given back below.
-        let report = send_all(fd.as_fd(), &mut self.send_headers[..queued], &self.send_parts[..queued]);
+        // SAFETY: what is queued are bytes of slots of the batch, in the mapping of this value, which the kernel leaves alone until they are
+        // given back below; that also empties the queue, whoever does it.
+        let report = unsafe { self.queue.send(fd) };
         self.give_back();
         report
     }
 
     fn give_back(&mut self) {
-        self.queued = 0;
+        self.queue.clear();
         for taken in &self.batch {
             // Release: the kernel may write as soon as it sees this; everything read or sent was before.
             self.status(taken.slot).store(0, Ordering::Release);

@@ -46,12 +46,6 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// When the kernel received what lies in a ring, in nanoseconds since 1970: it writes that into every `struct tpacket2_hdr`.
-pub(super) fn kernel_time_ns(ring_header: &[u8]) -> Option<u64> {
-    let number = |at: usize| Some(u32::from_ne_bytes(*ring_header.get(at..)?.first_chunk()?));
-    Some(u64::from(number(16)?) * 1_000_000_000 + u64::from(number(20)?))
-}
-
 /// What was received, whatever it is; nothing of what a UDP socket could not tell.
 pub(super) fn of_anything<'a>(seen: &Seen<'a>) -> Packet<'a> {
     Packet::plain(frame_of(seen), 0)
@@ -202,14 +196,5 @@ mod tests {
         for bytes in [0, 1, 41, 42, 43, 1042, 1043, 1044] {
             assert_eq!(packet.snap(bytes).concat(), whole[..usize::from(bytes).min(whole.len())]);
         }
-    }
-
-    #[test]
-    fn a_ring_tells_the_time_and_nothing_else_does() {
-        let mut header = [0; 32];
-        header[16..20].copy_from_slice(&7u32.to_ne_bytes());
-        header[20..24].copy_from_slice(&9u32.to_ne_bytes());
-        assert_eq!(kernel_time_ns(&header), Some(7_000_000_009));
-        assert_eq!((kernel_time_ns(&[]), kernel_time_ns(&header[..23])), (None, None));
     }
 }

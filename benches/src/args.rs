@@ -122,6 +122,10 @@ pub(crate) enum Measure {
     Cost,
     /// Delay from source to sink, in cases with one stream and one output
     Latency,
+    /// What is delivered at twice the loss-free rate
+    Overload,
+    /// Time of the relay's core for each datagram of a million a second that no rule wants, in cases with one stream and one output
+    Foreign,
 }
 
 #[derive(ClapArgs)]

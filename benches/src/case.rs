@@ -15,6 +15,8 @@ pub(crate) const STREAMS_MAX: u16 = 1000;
 pub(crate) const INPUT_BYTE: u8 = 1;
 /// Second byte of every output group.
 pub(crate) const OUTPUT_BYTE: u8 = 2;
+/// Second byte of the group that no relay is told of.
+const FOREIGN_BYTE: u8 = 3;
 pub(crate) const INPUT_PORT: u16 = 5000;
 pub(crate) const OUTPUT_PORT: u16 = 6000;
 
@@ -42,6 +44,9 @@ pub(crate) enum Case {
     /// One stream of 1400-byte payloads, one output, and 999 rules whose streams are silent
     #[value(name = "1000-rules")]
     Rules1000,
+    /// One stream of 100-byte payloads to a group that no relay is told of; no case of its own
+    #[value(skip)]
+    Foreign,
 }
 
 impl Case {
@@ -65,6 +70,7 @@ impl Case {
             Self::Streams50 => "50-streams",
             Self::Streams1000 => "1000-streams",
             Self::Rules1000 => "1000-rules",
+            Self::Foreign => "foreign",
         }
     }
 
@@ -78,6 +84,7 @@ impl Case {
             Self::Streams50 => "50 streams, 1400 B, 1 output",
             Self::Streams1000 => "1000 streams, 1400 B, 1 output",
             Self::Rules1000 => "1 stream of 1000 rules, 1400 B, 1 output",
+            Self::Foreign => "1 foreign stream, 100 B",
         }
     }
 
@@ -99,7 +106,7 @@ impl Case {
     }
 
     pub(crate) fn payload_bytes(self) -> usize {
-        if self == Self::Small { 100 } else { 1400 }
+        if matches!(self, Self::Small | Self::Foreign) { 100 } else { 1400 }
     }
 
     /// Whether the sender hands over many datagrams as one superframe.
@@ -114,7 +121,8 @@ impl Case {
 
     /// Where the streams come in.
     pub(crate) fn inputs(self) -> Vec<SocketAddrV4> {
-        (0..self.streams()).map(|stream| SocketAddrV4::new(group(INPUT_BYTE, stream), INPUT_PORT)).collect()
+        let byte = if self == Self::Foreign { FOREIGN_BYTE } else { INPUT_BYTE };
+        (0..self.streams()).map(|stream| SocketAddrV4::new(group(byte, stream), INPUT_PORT)).collect()
     }
 }
 

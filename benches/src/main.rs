@@ -2,7 +2,8 @@
 //!
 //! Source, relay and sink are network namespaces joined by veth. [`lab`] makes them and steers the work of the
 //! relay to a core of its own; [`peer`] starts what is compared; [`trial`] sends at a rate and counts;
-//! [`search`] bisects for the loss-free rate; [`latency`] and [`cost`] measure at fixed rates. Each trial becomes a
+//! [`search`] bisects for the loss-free rate; [`latency`] and [`cost`] measure at fixed rates,
+//! [`burden`] above what can be carried, and with what is not to be. Each trial becomes a
 //! line of JSON ([`record`]), and [`table`] makes tables of those lines, now or later. [`reflect`] does the same for reflectors, at the
 //! end of one cable.
 //!
@@ -14,6 +15,7 @@
 mod args;
 mod baseline;
 mod bpf;
+mod burden;
 mod case;
 mod compare;
 mod cores;

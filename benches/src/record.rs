@@ -29,6 +29,10 @@ pub(crate) enum Record {
     Cost(Cost),
     /// How long datagrams take.
     Latency(Latency),
+    /// What was delivered under more than can be carried.
+    Overload(Overload),
+    /// What foreign traffic costs.
+    Foreign(Foreign),
     /// What a reflector did.
     Reflect(reflect::record::Result),
 }
@@ -110,6 +114,32 @@ pub(crate) struct Latency {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p99_9_us: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Overload {
+    pub(crate) case: String,
+    pub(crate) peer: String,
+    pub(crate) round: u32,
+    /// What the search of the same round found.
+    pub(crate) loss_free_pps: f64,
+    /// Twice as much, if the sender got so far.
+    pub(crate) sent_pps: f64,
+    /// Copies a second that came while it was sent.
+    pub(crate) delivered_copies: f64,
+    /// Of those of the loss-free rate.
+    pub(crate) delivered_share: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Foreign {
+    pub(crate) peer: String,
+    pub(crate) round: u32,
+    pub(crate) sent_pps: f64,
+    /// Time of the relay's core for each foreign datagram.
+    pub(crate) core_ns: f64,
+    /// Of it, time of the relay's own processes.
+    pub(crate) process_ns: f64,
 }
 
 /// Where lines go: each is written at once, so that what was measured outlasts whatever happens next.

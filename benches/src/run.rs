@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     args::{Measure, Peers, SenderKind},
+    burden,
     case::Case,
     cores, cost, interrupt,
     lab::Lab,
@@ -97,6 +98,10 @@ impl<'a> Bench<'a> {
             if self.measures(Measure::Latency, round) && case.has_latency() {
                 self.delay_without_relay(case, round)?;
             }
+            if self.measures(Measure::Foreign, round) && case.has_latency() {
+                let foreign = burden::foreign(&self.lab, None, (burden::NO_RELAY, round))?;
+                self.records.push(Record::Foreign(foreign))?;
+            }
             for &peer in &self.args.peers {
                 let turn = Turn { case, peer, round };
                 if self.absent.contains(&turn.key()) {
@@ -134,6 +139,16 @@ impl<'a> Bench<'a> {
             let who = (turn.peer.name(), turn.round);
             let cost = cost::run(&self.lab, turn.case, &relay, self.duration, who)?;
             self.records.push(Record::Cost(cost))?;
+        }
+        if self.measures(Measure::Foreign, turn.round) && turn.case.has_latency() {
+            let foreign = burden::foreign(&self.lab, Some(&relay), (turn.peer.name(), turn.round))?;
+            self.records.push(Record::Foreign(foreign))?;
+        }
+        if self.measures(Measure::Overload, turn.round)
+            && let Some(&rate) = self.known.get(&turn.key())
+        {
+            let overload = burden::overload(&self.lab, turn.case, rate, (turn.peer.name(), turn.round))?;
+            self.records.push(Record::Overload(overload))?;
         }
         drop(dropping);
         if self.measures(Measure::Latency, turn.round) && turn.case.has_latency() {

@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use crate::{
+    burden,
     case::Case,
     latency::{HALF, NO_RELAY, RATES},
     peer::Peer,
-    record::{self, Cost, Latency, Rate, Record, Setup},
+    record::{self, Cost, Foreign, Latency, Overload, Rate, Record, Setup},
     reflect,
     rounds::LOAD_MAX,
     statistics::{Summary, ratios},
@@ -32,6 +33,10 @@ pub(crate) fn of(records: &[Record]) -> String {
     for case in Case::ALL {
         text.push_str(&delays(records, case));
     }
+    for case in Case::ALL {
+        text.push_str(&overloads(records, case));
+    }
+    text.push_str(&foreign(records));
     text.push_str(&reflect::table::of(records));
     text
 }
@@ -218,6 +223,69 @@ fn delay_cell(all: &[&Latency], peer: &str, load: &str) -> String {
         let _ = write!(cell, ", {:.1} % lost", lost as f64 * 100.0 / sent as f64);
     }
     cell
+}
+
+fn overloads(records: &[Record], case: Case) -> String {
+    let of = |peer: Peer| -> Vec<&Overload> {
+        let all = records.iter().filter_map(|record| match record {
+            Record::Overload(overload) => Some(overload),
+            _ => None,
+        });
+        all.filter(|it| (it.case.as_str(), it.peer.as_str()) == (case.name(), peer.name())).collect()
+    };
+    let mut rows = String::new();
+    for (peer, all) in Peer::ALL.map(|peer| (peer, of(peer))) {
+        let summary = |value: fn(&Overload) -> f64| Summary::of(all.iter().map(|overload| value(overload)));
+        let (Some(offered), Some(share)) =
+            (summary(|it| it.sent_pps / it.loss_free_pps), summary(|it| it.delivered_share * 100.0))
+        else {
+            continue;
+        };
+        let _ = writeln!(
+            rows,
+            "| {} | {:.2} | {:.0} ({:.0}-{:.0}) |",
+            peer.title(),
+            offered.median,
+            share.median,
+            share.min,
+            share.max
+        );
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    format!(
+        "\n### Overload: {}\n\nWhat was offered, in loss-free rates, and what of that rate was delivered meanwhile, in percent; medians, \
+         and all rounds.\n\n| | offered | delivered |\n|---|--:|--:|\n{rows}",
+        case.title()
+    )
+}
+
+fn foreign(records: &[Record]) -> String {
+    let of = |peer: &str| -> Vec<&Foreign> {
+        let all = records.iter().filter_map(|record| match record {
+            Record::Foreign(foreign) => Some(foreign),
+            _ => None,
+        });
+        all.filter(|it| it.peer == peer).collect()
+    };
+    let median = |peer: &str, value: fn(&Foreign) -> f64| {
+        Summary::of(of(peer).iter().map(|foreign| value(foreign))).map(|summary| summary.median)
+    };
+    let Some(bare) = median(burden::NO_RELAY, |it| it.core_ns) else { return String::new() };
+    let mut text = "\n### Foreign traffic\n\nDatagrams of 100 B to a group that no rule wants, at the relay's input: thousands a second that \
+        were sent, nanoseconds of the relay's core for each, and what of that the relay adds; medians of all rounds.\n\n\
+        | | sent | ns a datagram | added |\n|---|--:|--:|--:|\n"
+        .to_owned();
+    let peers = Peer::ALL.map(|peer| (peer.name(), peer.title()));
+    for (name, title) in [(burden::NO_RELAY, "no relay")].into_iter().chain(peers) {
+        let (Some(sent), Some(core)) = (median(name, |it| it.sent_pps), median(name, |it| it.core_ns)) else {
+            continue;
+        };
+        let added = if name == burden::NO_RELAY { "-".to_owned() } else { format!("{:+.0}", core - bare) };
+        let _ = writeln!(text, "| {title} | {:.0} | {core:.0} | {added} |", sent / 1000.0);
+    }
+    text
 }
 
 /// What a program said, fit for a cell.

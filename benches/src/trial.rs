@@ -31,7 +31,7 @@ const SILENCE: Duration = Duration::from_millis(40);
 /// ... which takes at most this long, or the relay has stalled.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// What a relay that keeps up needs for what is under way at the end.
-const GRACE: Duration = Duration::from_millis(10);
+pub(crate) const GRACE: Duration = Duration::from_millis(10);
 /// What may be in queues, at most: the core's backlog and a large socket buffer.
 const IN_FLIGHT_MAX: u64 = 40_000;
 /// A relay that was started relays within this time.
@@ -102,8 +102,19 @@ impl Trial {
     }
 }
 
-/// Offers `rate_pps` for `duration`.
+/// Offers `rate_pps` for `duration`, or until it is clear that it is too much.
 pub(crate) fn run(lab: &Lab, case: Case, rate_pps: f64, duration: Duration) -> anyhow::Result<Trial> {
+    let allowed = (rate_pps * duration.as_secs_f64() * LOSS_MAX) as u64 + IN_FLIGHT_MAX;
+    offer(lab, case, rate_pps, duration, allowed)
+}
+
+/// As [`run`], whatever is lost.
+pub(crate) fn to_the_end(lab: &Lab, case: Case, rate_pps: f64, duration: Duration) -> anyhow::Result<Trial> {
+    offer(lab, case, rate_pps, duration, u64::MAX / u64::from(u8::MAX))
+}
+
+/// Ends early when more than `allowed` is missing at an output.
+fn offer(lab: &Lab, case: Case, rate_pps: f64, duration: Duration, allowed: u64) -> anyhow::Result<Trial> {
     let outputs = case.outputs();
     let before = lab.frames_received(outputs)?;
     let watch = Watch::default();
@@ -112,7 +123,6 @@ pub(crate) fn run(lab: &Lab, case: Case, rate_pps: f64, duration: Duration) -> a
         thread::sleep(GRACE);
         Ok((sent, lab.frames_received(outputs)? - before))
     };
-    let allowed = (rate_pps * duration.as_secs_f64() * LOSS_MAX) as u64 + IN_FLIGHT_MAX;
     let (sent, cut_short) = thread::scope(|scope| {
         let sender = scope.spawn(send);
         let hopeless = || -> anyhow::Result<bool> {

@@ -25,14 +25,15 @@ pub(super) fn start(
     case: Case,
     bin_dir: &Path,
     datapath: Datapath,
-    io: &str,
+    options: &[&str],
 ) -> anyhow::Result<Process> {
     let directory = TempDir::with_prefix("mcr-bench-")?;
     let socket = directory.path().join("mcrd.sock");
     let mut command = lab.line.relay.command(bin_dir.join("mcrd"));
     command
-        .args(["run", "--with-parent", "--log", "warn", "--workers", "1", "--io", io, "--socket"])
-        .arg(&socket);
+        .args(["run", "--with-parent", "--log", "warn", "--workers", "1", "--socket"])
+        .arg(&socket)
+        .args(options);
     let mut process = Process::start_in(directory, command)?;
     let mut client = connect(&mut process)?;
     for stream in 0..case.rules() {

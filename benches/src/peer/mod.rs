@@ -23,6 +23,8 @@ pub(crate) enum Peer {
     McrdKernel,
     /// mcrd, packet sockets, io_uring
     McrdPacket,
+    /// mcrd, packet sockets, io_uring; the IP stack sees everything, too (--no-swallow)
+    McrdPacketStack,
     /// mcrd, packet sockets, recvmmsg and sendmmsg
     McrdPacketSyscalls,
     /// mcrd, UDP sockets, io_uring
@@ -36,9 +38,10 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::McrdKernel,
         Self::McrdPacket,
+        Self::McrdPacketStack,
         Self::McrdPacketSyscalls,
         Self::McrdUdp,
         Self::Baseline,
@@ -51,6 +54,7 @@ impl Peer {
         match self {
             Self::McrdKernel => "mcrd-kernel",
             Self::McrdPacket => "mcrd-packet",
+            Self::McrdPacketStack => "mcrd-packet-stack",
             Self::McrdPacketSyscalls => "mcrd-packet-syscalls",
             Self::McrdUdp => "mcrd-udp",
             Self::Baseline => "baseline",
@@ -64,6 +68,7 @@ impl Peer {
         match self {
             Self::McrdKernel => "mcrd kernel, eBPF",
             Self::McrdPacket => "mcrd packet, io_uring",
+            Self::McrdPacketStack => "mcrd packet, io_uring, --no-swallow",
             Self::McrdPacketSyscalls => "mcrd packet, system calls",
             Self::McrdUdp => "mcrd udp, io_uring",
             Self::Baseline => "baseline: UDP socket, recvmmsg, sendmmsg",
@@ -74,12 +79,15 @@ impl Peer {
 
     /// Starts it for a case. It may need a moment before it relays. An error says why it cannot be measured.
     pub(crate) fn start(self, lab: &Lab, case: Case, bin_dir: &Path) -> anyhow::Result<Relay> {
-        let mcrd = |datapath, io| mcrd::start(lab, case, bin_dir, datapath, io).map(Relay::process);
+        let mcrd = |datapath, options: &[&str]| {
+            mcrd::start(lab, case, bin_dir, datapath, options).map(Relay::process)
+        };
         match self {
-            Self::McrdKernel => mcrd(Datapath::Kernel, "auto"),
-            Self::McrdPacket => mcrd(Datapath::Packet, "uring"),
-            Self::McrdPacketSyscalls => mcrd(Datapath::Packet, "syscalls"),
-            Self::McrdUdp => mcrd(Datapath::Udp, "uring"),
+            Self::McrdKernel => mcrd(Datapath::Kernel, &[]),
+            Self::McrdPacket => mcrd(Datapath::Packet, &["--io", "uring"]),
+            Self::McrdPacketStack => mcrd(Datapath::Packet, &["--io", "uring", "--no-swallow"]),
+            Self::McrdPacketSyscalls => mcrd(Datapath::Packet, &["--io", "syscalls"]),
+            Self::McrdUdp => mcrd(Datapath::Udp, &["--io", "uring"]),
             Self::Baseline => start_baseline(lab, case).map(Relay::process),
             Self::Kernel => kernel::start(lab, case).map(Relay::routes),
             Self::Socat => start_socat(lab, case).map(Relay::process),

@@ -8,14 +8,9 @@ use std::{
 
 use anyhow::Context as _;
 use mcr_lab::Namespace;
-use mcr_parse::{
-    Tags, UdpChecksum,
-    build::{ETHER_TYPE_IPV4, Ipv4Udp, ethernet, ipv4_udp},
-    checksum::Parts,
-    multicast_mac,
-};
+use mcr_parse::UdpChecksum;
 
-use super::{IFNAME, SOURCE, Sent, Watch};
+use super::{IFNAME, Sent, Watch, write_headers};
 use crate::{
     bpf::{HEAD_BYTES, Xmit},
     case::Case,
@@ -50,10 +45,7 @@ fn frame(mac: [u8; 6], case: Case) -> anyhow::Result<Vec<u8>> {
     let payload = vec![0; case.payload_bytes()];
     let to = *case.inputs().first().context("a case has a stream")?;
     let mut frame = vec![0; HEAD_BYTES];
-    let group = multicast_mac((*to.ip()).into()).context("a stream goes to a group")?;
-    let at = ethernet(&mut frame, group, mac, &Tags::default(), ETHER_TYPE_IPV4)?;
-    let fields = Ipv4Udp { dont_fragment: true, ..Ipv4Udp::new(SOURCE, to) };
-    ipv4_udp(&mut frame[at..], &fields, Parts::of(&[&payload]), UdpChecksum::Complete)?;
+    write_headers(&mut frame, mac, to, &payload, (true, UdpChecksum::Complete))?;
     frame[HEAD_BYTES - 2..].fill(0);
     frame.extend(payload);
     Ok(frame)

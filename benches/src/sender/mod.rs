@@ -11,6 +11,14 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
+use mcr_parse::{
+    Tags, UdpChecksum,
+    build::{ETHER_TYPE_IPV4, Ipv4Udp, ethernet, ipv4_udp},
+    checksum::Parts,
+    multicast_mac,
+};
+
 use crate::{args::SenderKind, case::Case, cores, lab::Lab};
 
 const SOURCE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), 5000);
@@ -55,6 +63,21 @@ pub(crate) fn run(
 /// Whether a case is sent as live frames: these are all of one stream.
 fn is_live(lab: &Lab, case: Case) -> bool {
     lab.sender == SenderKind::Live && case.streams() == 1 && case.outputs() == 1 && !case.superframes()
+}
+
+/// Writes what goes before a payload to a group: Ethernet, IPv4 and UDP headers, which fill `head`.
+fn write_headers(
+    head: &mut [u8],
+    mac: [u8; 6],
+    to: SocketAddrV4,
+    payload: &[u8],
+    (dont_fragment, checksum): (bool, UdpChecksum),
+) -> anyhow::Result<()> {
+    let group = multicast_mac((*to.ip()).into()).context("a stream goes to a group")?;
+    let at = ethernet(head, group, mac, &Tags::default(), ETHER_TYPE_IPV4)?;
+    let fields = Ipv4Udp { dont_fragment, ..Ipv4Udp::new(SOURCE, to) };
+    ipv4_udp(&mut head[at..], &fields, Parts::of(&[payload]), checksum)?;
+    Ok(())
 }
 
 /// Has a socket in the relay's place receive what `send` sends.

@@ -13,18 +13,13 @@ use std::{
 
 use anyhow::Context as _;
 use mcr_lab::Namespace;
-use mcr_parse::{
-    Tags, UdpChecksum,
-    build::{ETHER_TYPE_IPV4, Ipv4Udp, ethernet, ipv4_udp},
-    checksum::Parts,
-    multicast_mac,
-};
+use mcr_parse::UdpChecksum;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, MultiHeaders, sendmmsg, setsockopt, sockopt},
 };
 
-use super::{IFNAME, SOURCE, Sent, Watch};
+use super::{IFNAME, Sent, Watch, write_headers};
 use crate::{case::Case, sys};
 
 /// Messages that one system call hands over when the schedule is behind.
@@ -160,11 +155,8 @@ fn head(
     {
         vnet[field..field + 2].copy_from_slice(&value.to_ne_bytes());
     }
-    let group = multicast_mac((*to.ip()).into()).context("a stream goes to a group")?;
-    let at = ethernet(frame, group, mac, &Tags::default(), ETHER_TYPE_IPV4)?;
     // As UDP sockets do: the kernel refuses to route a superframe that must not be cut.
-    let fields = Ipv4Udp { dont_fragment: segment_bytes.is_none(), ..Ipv4Udp::new(SOURCE, to) };
-    ipv4_udp(&mut frame[at..], &fields, Parts::of(&[payload]), UdpChecksum::Partial)?;
+    write_headers(frame, mac, to, payload, (segment_bytes.is_none(), UdpChecksum::Partial))?;
     Ok(head)
 }
 

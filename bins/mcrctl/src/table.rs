@@ -95,6 +95,9 @@ pub(crate) fn rule(out: &mut dyn Write, rule: &RuleInfo) -> io::Result<()> {
     let path =
         format!("{}, {} asked for: {}", or_dash(rule.datapath), rule.datapath_wanted, rule.datapath_reason);
     line("datapath", &path)?;
+    if rule.swallowed {
+        line("stack", "kept from it: nothing else on this host wants its datagrams")?;
+    }
     if let Some(class) = &rule.class {
         line("class", class)?;
     }

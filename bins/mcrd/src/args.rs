@@ -94,6 +94,9 @@ pub(crate) struct RunArgs {
     /// How to write the log
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// Let the host's IP stack see all that `packet` rules relay, also where nothing there wants it
+    #[arg(long)]
+    pub(crate) no_swallow: bool,
     /// Do without the kernel data path (for tests)
     #[arg(long, hide = true)]
     pub(crate) no_ebpf: bool,

@@ -60,6 +60,7 @@ fn options(args: &RunArgs, config: Config) -> Result<Options, Failure> {
         http,
         ids,
         ebpf: !args.no_ebpf,
+        swallow: !args.no_swallow,
         io: match args.io {
             Io::Auto => IoChoice::Auto,
             Io::Uring => IoChoice::Uring,

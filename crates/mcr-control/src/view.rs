@@ -7,7 +7,8 @@ use mcr_proto::{
 };
 
 pub(crate) fn rule(view: RuleView) -> RuleInfo {
-    let RuleView { id, spec, state, reason, worker, datapath, datapath_reason, slot: _, outputs } = view;
+    let RuleView { id, spec, state, reason, worker, datapath, datapath_reason, swallowed, slot: _, outputs } =
+        view;
     RuleInfo {
         id,
         name: name(id, spec.name),
@@ -22,6 +23,7 @@ pub(crate) fn rule(view: RuleView) -> RuleInfo {
         datapath,
         datapath_wanted: spec.datapath,
         datapath_reason,
+        swallowed,
     }
 }
 

@@ -84,9 +84,6 @@ static inline_always __u32 plain_bytes(const struct frame *frame)
  */
 #define apiece noinline
 
-/* Keeps the compiler from making one path of two that differ in an offset, which the verifier could not follow. */
-#define apart() __asm__ volatile("" ::: "memory")
-
 static inline_always void *start_of(struct __sk_buff *skb)
 {
 	return (void *)(long)skb->data;

@@ -17,6 +17,8 @@ typedef long long __s64;
 #define inline_always inline __attribute__((always_inline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* Keeps the compiler from making one path of two that differ in an offset, which the verifier allows with CAP_PERFMON only. */
+#define apart() __asm__ volatile("" ::: "memory")
 /* Reads once, whole: the loader may be writing. */
 #define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
 

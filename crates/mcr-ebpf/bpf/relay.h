@@ -4,17 +4,7 @@
  * first word of an address, the others 0.
  */
 #pragma once
-#include "kernel.h"
-
-/* What a datagram is looked up by. A source of zeroes with `sourced` 0 is any source. */
-struct key {
-	__u32 ifindex;
-	__u16 port;
-	__u8 ipv6;
-	__u8 sourced;
-	__u32 address[4];
-	__u32 source[4];
-};
+#include "key.h"
 
 /*
  * Where to go on: the place of a block in `blocks`, and the block's generation. One word, so that it is read and exchanged whole.
@@ -70,7 +60,6 @@ union entry {
 	struct head head;
 	struct output output;
 };
-_Static_assert(sizeof(struct key) == 40, "layout.rs");
 _Static_assert(sizeof(struct head) == 72 && sizeof(struct output) == 72 && sizeof(union entry) == 72, "layout.rs");
 
 /* Per input, rule and output; user space sums over the CPUs. */

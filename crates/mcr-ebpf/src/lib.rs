@@ -4,6 +4,8 @@
 //! output rewrites their headers and redirects a clone; superframes stay whole. [`KernelPath`] loads it, attaches it, tells it the
 //! rules and reads what it counted.
 //!
+//! [`Swallow`] is a second, smaller program, for what packet sockets take: it keeps from the IP stack what nothing there wants.
+//!
 //! What is not here: which rules there are, memberships, next hops and their changes. Whoever calls brings [`Rule`]s with everything
 //! resolved. The program is in C under `bpf/`, and so is the object that clang makes of it (`cargo xtask bpf`).
 //!
@@ -25,11 +27,13 @@ mod object;
 mod path;
 mod pool;
 mod rule;
+mod swallow;
 
 pub use counts::Delta;
 pub use error::{AttachError, LoadError, UpdateError};
 pub use object::{Loaded, loaded, programs_at};
 pub use path::{KernelPath, TraceCounts, TraceWhat, TracedCopy, TracedDatagram};
 pub use rule::{Output, Rule, Way};
+pub use swallow::{Senders, Swallow, SwallowError};
 
 pub mod xsk;

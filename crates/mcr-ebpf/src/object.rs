@@ -156,13 +156,14 @@ pub(crate) enum Link {
 }
 
 /// Why there is no tcx link.
-enum Tcx {
+pub(crate) enum Tcx {
     /// The kernel does not know them.
     Lacking,
     Failed(AttachError),
 }
 
-fn attach_tcx(program: &mut SchedClassifier, ifindex: u32) -> Result<SchedClassifierLink, Tcx> {
+/// Attaches a program at the ingress of an interface, behind those that are there.
+pub(crate) fn attach_tcx(program: &mut SchedClassifier, ifindex: u32) -> Result<SchedClassifierLink, Tcx> {
     let gone = || Tcx::Failed(AttachError::NoInterface { ifindex });
     let name = interface_name(ifindex).ok_or_else(gone)?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::last());

@@ -3,8 +3,10 @@
 //!
 //! What is not here: which rules may go there (`mcr_relay::compile`), memberships (`holds`), the program itself (`mcr_ebpf`).
 
+mod beside;
 mod hops;
 mod local;
+pub(crate) mod swallowing;
 mod traces;
 
 use std::{
@@ -15,7 +17,7 @@ use std::{
 
 use mcr_ebpf::{Delta, KernelPath, LoadError, Rule, UpdateError, Way};
 use mcr_metrics::Segment;
-use mcr_netmon::{Ask, Change, Resolver, Snapshot};
+use mcr_netmon::{Ask, Change, LinkKind, Resolver, Snapshot};
 use mcr_proto::{
     counters::OutputDrop,
     endpoint::OutputSource,
@@ -30,7 +32,7 @@ use mcr_socket::{
 use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
 
-use self::{hops::Hop, local::Listeners};
+use self::{beside::Beside, hops::Hop, local::Listeners, swallowing::Swallowing};
 use crate::worker::Retired;
 
 /// How often a neighbour that is known is asked to be confirmed: below the time after which the kernel doubts it
@@ -51,6 +53,9 @@ pub(crate) struct Kernel {
     resolver: Option<Resolver>,
     ports: [Option<Port>; 2],
     listeners: Listeners,
+    beside: Beside,
+    /// What of the packet rules' datagrams goes no further.
+    pub(crate) swallowing: Swallowing,
     /// Rules whose worker has not taken them over yet.
     lingering: Vec<(RuleSlot, WorkerIndex, Generation)>,
     /// Whose place the rule of a slot shall take.
@@ -85,7 +90,8 @@ impl std::fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn new(counters: Segment) -> Self {
+    /// `swallows`: what packet rules take and nothing else wants may be kept from the IP stack.
+    pub(crate) fn new(counters: Segment, swallows: bool) -> Self {
         Self {
             path: None,
             refusal: None,
@@ -96,6 +102,8 @@ impl Kernel {
             resolver: None,
             ports: [None, None],
             listeners: Listeners::default(),
+            beside: Beside::default(),
+            swallowing: Swallowing::new(swallows),
             lingering: Vec::new(),
             predecessors: HashMap::new(),
             retired: Vec::new(),
@@ -145,8 +153,10 @@ impl Kernel {
         }
         self.inputs.insert(ifindex, input);
         self.lingering.retain(|(lingering, ..)| *lingering != slot);
-        if before != slot {
-            self.rules.remove(&before);
+        if before != slot
+            && let Some(gone) = self.rules.remove(&before)
+        {
+            self.swallowing.touch(gone.spec.input.socket_addr());
         }
         let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, told };
         self.rules.insert(slot, carried);
@@ -183,12 +193,31 @@ impl Kernel {
 
     fn remove(&mut self, slot: RuleSlot) {
         self.lingering.retain(|(lingering, ..)| *lingering != slot);
-        if self.rules.remove(&slot).is_some() {
+        if let Some(rule) = self.rules.remove(&slot) {
             if let Some(path) = &mut self.path {
                 path.remove_rule(slot);
             }
+            self.swallowing.touch(rule.spec.input.socket_addr());
             self.tidy();
         }
+    }
+
+    /// Whether a rule is relayed here, be it only until a worker has taken it over.
+    pub(crate) fn carries(&self, slot: RuleSlot) -> bool {
+        self.rules.contains_key(&slot)
+    }
+
+    /// Decides what of a group the IP stack need not see; nothing, if rules on other data paths take it (`elsewhere`). Right after
+    /// [`Kernel::tick`].
+    pub(crate) fn settle_swallowing(&mut self, group: SocketAddr, elsewhere: bool, network: &Snapshot) {
+        let Self { swallowing, listeners, beside, .. } = self;
+        let may = !elsewhere && !listeners.want(group);
+        swallowing.settle(group, |ifindex| {
+            may && network.link(ifindex).is_some_and(|link| link.kind == LinkKind::Ethernet)
+                && !hops::is_shared(network, ifindex)
+                && !beside.has(ifindex, group.ip(), network)
+        });
+        swallowing.tidy();
     }
 
     /// Whether an interface's frames are seen.
@@ -215,6 +244,13 @@ impl Kernel {
 
     /// Notes what may concern rules that are there.
     pub(crate) fn note(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::LinkRemoved(link) => self.swallowing.detach(link.index),
+                Change::LinkAdded(_) | Change::LinkChanged { .. } => self.swallowing.doubt(),
+                _ => {}
+            }
+        }
         if self.rules.is_empty() {
             return;
         }
@@ -261,8 +297,14 @@ impl Kernel {
     /// What is to be done from time to time. Gives counters' places that are free now.
     pub(crate) fn tick(&mut self, network: &Snapshot) -> Vec<Retired> {
         self.count();
+        if !self.rules.is_empty() || self.swallowing.is_used() {
+            let changed = self.listeners.read();
+            self.stale |= changed && !self.rules.is_empty();
+            if self.swallowing.is_used() && (self.beside.read() || changed) {
+                self.swallowing.doubt();
+            }
+        }
         if !self.rules.is_empty() {
-            self.stale |= self.listeners.read();
             self.refresh(network);
             self.ask(network, Instant::now());
         }

@@ -28,6 +28,8 @@ pub struct Options {
     pub io: IoChoice,
     /// Whether the kernel data path may be used.
     pub ebpf: bool,
+    /// Whether datagrams of `packet` rules that nothing else on this host wants may be kept from its IP stack.
+    pub swallow: bool,
     /// Rules to begin with.
     pub rules: Vec<RuleSpec>,
     /// What the configuration says beside rules.

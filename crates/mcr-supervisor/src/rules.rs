@@ -98,6 +98,7 @@ impl Rule {
                 .compiled
                 .as_ref()
                 .map_or_else(String::new, |compiled| compiled.datapath_reason.clone()),
+            swallowed: false,
             slot: self.slot,
             outputs: outputs.collect(),
         }

@@ -141,7 +141,8 @@ impl<'a> Supervisor<'a> {
             Ok(Worker::new(WorkerIndex(index as u16), core, Segment::create()?))
         });
         let workers = workers.collect::<Result<Vec<_>, SupervisorError>>()?;
-        let mut state = State::new(workers, abilities, Kernel::new(Segment::create()?));
+        let mut state =
+            State::new(workers, abilities, Kernel::new(Segment::create()?, options.ebpf && options.swallow));
         state.set_settings(options.settings.clone(), monitor.snapshot());
         for spec in &options.rules {
             let name = spec.name.as_ref().map_or_else(|| spec.input.to_string(), ToString::to_string);

@@ -23,7 +23,7 @@ use crate::{
     events::{Events, state_event},
     holds::Holds,
     inputs::Inputs,
-    kernel::Kernel,
+    kernel::{Kernel, swallowing::Taken},
     load::Loads,
     loops,
     network::Interfaces,
@@ -183,6 +183,7 @@ impl State {
         // While a rule moves, the worker it leaves relays it.
         let is_relayed =
             rule.acquired.kernel || worker.has_applied(rule.generation) || rule.leaving.is_some();
+        view.swallowed = self.kernel.swallowing.swallows(rule.id);
         if view.state == RuleState::Active && !is_relayed {
             let why = if worker.is_running() { "has not taken it up yet" } else { "is not running" };
             (view.state, view.reason) = (RuleState::Paused, Some(format!("worker {} {why}", worker.index)));
@@ -194,6 +195,7 @@ impl State {
     pub(crate) fn remove(&mut self, rule: &RuleRef) -> Result<(WorkerIndex, Generation), Fault> {
         let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
         let Some(rule) = self.rules.remove(id) else { return Err(not_found(rule)) };
+        self.kernel.swallowing.note(id, None);
         self.events.rule(&rule, EventWhat::Removed, None);
         self.end_drains(rule.slot);
         if let Some((from, acquired)) = rule.leaving {
@@ -317,6 +319,9 @@ impl State {
         if rule.compiled.as_ref() == Some(&compiled) && !rule.status.refused() {
             return;
         }
+        if compiled.datapath != Some(Datapath::Packet) {
+            kernel.swallowing.let_go(rule.spec.input.socket_addr());
+        }
         let worker = &mut workers[usize::from(rule.worker.0)];
         // First the new, then the old: a socket or membership that both need stays.
         let mut old = std::mem::take(&mut rule.acquired);
@@ -375,6 +380,7 @@ impl State {
         if status != rule.status {
             events.rule(rule, state_event(status.state), status.why(&rule.spec));
         }
+        kernel.swallowing.note(id, taken_in(rule, &compiled, status.state));
         rule.status = status;
         rule.compiled = Some(compiled);
     }
@@ -394,6 +400,15 @@ impl State {
     /// What is to be done for the kernel data path from time to time.
     pub(crate) fn tend_kernel(&mut self, network: &Snapshot) {
         let free = self.kernel.tick(network);
+        for group in self.kernel.swallowing.take_stale() {
+            let by_other_ways = |rule: &Rule| {
+                let compiled = rule.compiled.as_ref();
+                compiled.is_none_or(|compiled| compiled.datapath == Some(Datapath::Udp))
+                    || self.kernel.carries(rule.slot)
+            };
+            let elsewhere = self.rules.with_input(group).any(by_other_ways);
+            self.kernel.settle_swallowing(group, elsewhere, network);
+        }
         self.recycle(free);
     }
 
@@ -528,6 +543,16 @@ fn acquire_in_kernel(
             Err(lack)
         }
     }
+}
+
+/// What a rule takes by a packet socket, if it does.
+fn taken_in(rule: &Rule, compiled: &Compiled, state: RuleState) -> Option<Taken> {
+    let ifindex = compiled.receivers.iter().find_map(|key| match key {
+        ReceiverKey::Packet { ifindex, .. } => Some(*ifindex),
+        ReceiverKey::Udp { .. } => None,
+    });
+    let (group, source) = (rule.spec.input.socket_addr(), rule.spec.input.source);
+    ifindex.filter(|_| state == RuleState::Active).map(|ifindex| Taken { ifindex, group, source })
 }
 
 fn status_of(compiled: &Compiled) -> Status {

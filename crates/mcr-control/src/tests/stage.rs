@@ -257,6 +257,7 @@ pub(crate) fn rule(number: u32) -> RuleView {
         worker: WorkerIndex(0),
         datapath: Some(Datapath::Udp),
         datapath_reason: "asked for".into(),
+        swallowed: false,
         slot: RuleSlot(number),
         outputs: vec![output(0), output(1)],
         spec,

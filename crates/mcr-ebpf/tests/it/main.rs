@@ -8,4 +8,5 @@ mod life;
 mod outputs;
 mod rewrite;
 mod rig;
+mod swallow;
 mod trace;

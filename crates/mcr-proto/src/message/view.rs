@@ -58,6 +58,8 @@ pub struct RuleView {
     pub datapath: Option<Datapath>,
     /// Why this data path.
     pub datapath_reason: String,
+    /// Its datagrams are kept from the host's IP stack.
+    pub swallowed: bool,
     /// Its counters.
     pub slot: RuleSlot,
     /// Its outputs, in the order of the spec.

@@ -176,6 +176,9 @@ pub struct RuleInfo {
     pub datapath_wanted: DatapathChoice,
     /// Why this data path.
     pub datapath_reason: String,
+    /// Its datagrams are kept from the host's IP stack, because nothing else there wants them; not said where they are not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub swallowed: bool,
 }
 
 /// A state and why.

@@ -10,7 +10,7 @@ use crate::{kernel::Kernel, worker::Worker};
 fn state() -> State {
     let workers =
         (0..2).map(|index| Worker::new(WorkerIndex(index), None, Segment::create().expect("memory")));
-    let kernel = Kernel::new(Segment::create().expect("memory"));
+    let kernel = Kernel::new(Segment::create().expect("memory"), false);
     State::new(workers.collect(), Abilities { raw_sockets: false, kernel: Err(KernelLack::Off) }, kernel)
 }
 

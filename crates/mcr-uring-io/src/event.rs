@@ -25,6 +25,11 @@ pub enum Event {
         /// The watch.
         socket: SocketKey,
     },
+    /// A receiver that was [stopped](crate::Io::stop) receives no more; nothing that came on it is reported after this.
+    Stopped {
+        /// The receiver.
+        socket: SocketKey,
+    },
     /// A receive failed. The receiver is tried again: at once the first times, then less and less often, until it
     /// succeeds, so that a socket that always fails costs one event a second in the end.
     ReceiveFailed {

@@ -139,6 +139,13 @@ impl Io {
         on!(&mut self.engine, engine => engine.close(key));
     }
 
+    /// Ends receiving, for another reader of the same socket to go on. Unlike with [`close`](Self::close) nothing is lost: what was taken
+    /// from the kernel already is still reported, then [`Event::Stopped`], once, within the next waits; the rest stays in the
+    /// kernel. Sending goes on. A key of no receiver, or of one that was stopped before, is ignored.
+    pub fn stop(&mut self, key: SocketKey) {
+        on!(&mut self.engine, engine => engine.stop(key));
+    }
+
     /// Queues a message; it goes out with the next `wait` or `flush`, per socket in the order queued.
     ///
     /// # Panics

@@ -49,6 +49,8 @@ pub(crate) struct RingIo {
     /// Sends pushed and not submitted; they end as soon as they are.
     sends_queued: bool,
     todo: Vec<Todo>,
+    /// Stopped receivers of which nothing is in flight, to be reported.
+    stopped: Vec<SocketKey>,
     in_flight: usize,
     events_max: usize,
     counts: Counts,
@@ -69,6 +71,8 @@ struct State {
     /// Its receive or poll is in flight.
     armed: bool,
     closing: bool,
+    /// Receives no more.
+    stopped: bool,
     sends: u32,
 }
 
@@ -77,7 +81,7 @@ struct State {
 enum Todo {
     /// Arm a receiver or a watch, not before then.
     Arm(SocketKey, Option<Instant>),
-    /// Cancel the receive or poll of a closing socket.
+    /// Cancel the receive or poll of a socket that is closing or stopped.
     Cancel(SocketKey),
 }
 
@@ -123,6 +127,7 @@ impl RingIo {
             rings: Rings::new(config.events_max.into()),
             sends_queued: false,
             todo: Vec::with_capacity(2 * usize::from(config.files_max)),
+            stopped: Vec::new(),
             in_flight: 0,
             events_max: config.events_max.into(),
             counts: Counts::default(),
@@ -190,19 +195,35 @@ impl RingIo {
         self.table.find(key).filter(|socket| !socket.state.closing).map(|socket| socket.borrow_fd())
     }
 
+    pub(crate) fn stop(&mut self, key: SocketKey) {
+        let Some(socket) = self.table.find_mut(key) else { return };
+        let receives = matches!(socket.kind, Kind::Receiver(_) | Kind::Ring(_));
+        if !receives || socket.state.closing || std::mem::replace(&mut socket.state.stopped, true) {
+            return;
+        }
+        self.rings.remove(key);
+        match socket.state.armed {
+            true => self.todo.push(Todo::Cancel(key)),
+            false => self.stopped.push(key),
+        }
+    }
+
     pub(crate) fn close(&mut self, key: SocketKey) {
         let Some(socket) = self.table.find_mut(key) else { return };
         if socket.state.closing {
             return;
         }
+        // If it was stopped before, its cancellation is under way.
+        let cancel = socket.state.armed && !socket.state.stopped;
         socket.state.closing = true;
         if let Kind::Ring(ring) = socket.kind {
             self.rings.remove(key);
             self.memory.frames.close_ring(ring);
         }
-        if socket.state.armed {
+        if cancel {
             self.todo.push(Todo::Cancel(key));
         }
+        self.stopped.retain(|stopped| *stopped != key);
         self.settle(key);
     }
 

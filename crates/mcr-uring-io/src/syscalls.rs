@@ -41,6 +41,8 @@ pub(crate) struct SyscallIo {
     ended: VecDeque<(u32, i32)>,
     /// Failing receivers, out of epoll until then.
     paused: Vec<(SocketKey, Instant)>,
+    /// Stopped receivers, to be reported.
+    stopped: Vec<SocketKey>,
     watches: Vec<SocketKey>,
     /// One per watch, in the same order.
     polled: Vec<libc::pollfd>,
@@ -62,6 +64,8 @@ struct Batch {
 #[derive(Debug, Default)]
 struct Queue {
     slots: VecDeque<u32>,
+    /// Receives no more.
+    stopped: bool,
 }
 
 impl fmt::Debug for SyscallIo {
@@ -90,6 +94,7 @@ impl SyscallIo {
             queued: Vec::with_capacity(config.files_max.into()),
             ended: VecDeque::with_capacity(config.sends_max.into()),
             paused: Vec::new(),
+            stopped: Vec::new(),
             watches: Vec::new(),
             polled: Vec::new(),
             staged: Vec::with_capacity(BATCH_MAX),
@@ -167,6 +172,18 @@ impl SyscallIo {
         self.table.find(key).map(|socket| socket.borrow_fd())
     }
 
+    pub(crate) fn stop(&mut self, key: SocketKey) {
+        let Some(socket) = self.table.find_mut(key) else { return };
+        let receives = matches!(socket.kind, Kind::Receiver(_) | Kind::Ring(_));
+        if !receives || std::mem::replace(&mut socket.state.stopped, true) {
+            return;
+        }
+        epoll_remove(&self.epoll, socket.fd.as_raw_fd());
+        self.paused.retain(|(paused, _)| *paused != key);
+        self.rings.remove(key);
+        self.stopped.push(key);
+    }
+
     /// Sends what is queued on the socket and closes it.
     pub(crate) fn close(&mut self, key: SocketKey) {
         if self.table.find(key).is_none() {
@@ -175,6 +192,7 @@ impl SyscallIo {
         self.send_queue(key);
         self.queued.retain(|queued| *queued != key);
         self.paused.retain(|(paused, _)| *paused != key);
+        self.stopped.retain(|stopped| *stopped != key);
         if let Some(at) = self.watches.iter().position(|watch| *watch == key) {
             self.watches.remove(at);
             self.polled.remove(at);

@@ -73,6 +73,58 @@ both! {
         pump.recycle_held();
     }
 
+    fn a_receiver_that_is_stopped_leaves_the_rest_to_the_next_reader_and_loses_nothing(choice) {
+        let mut pump = Pump::new(choice);
+        let mut next = Pump::new(choice);
+        let socket = common::bind();
+        let address = socket.local_addr().unwrap();
+        let key = pump.io.add_receiver(socket.try_clone().unwrap().into(), NAME_V4).unwrap();
+        let (source, _) = sink();
+        for number in 0..300 {
+            source.send_to(&pattern(number, 100), address).unwrap();
+            match number {
+                // In the middle of what is taken: more wait than a wait takes.
+                100 => _ = pump.wait(Some(Duration::ZERO)),
+                150 => pump.io.stop(key),
+                _ => {}
+            }
+        }
+        pump.until("the end", |pump| pump.stopped == [key]);
+        pump.quiet();
+        let taken = pump.received.len();
+        assert!((1..300).contains(&taken), "{taken} were taken");
+        assert_eq!(pump.failed, [], "to be stopped is no failure");
+        // A second time, and once it is closed, it is not there to be stopped.
+        pump.io.stop(key);
+        pump.io.close(key);
+        pump.io.stop(key);
+        pump.quiet();
+        assert_eq!(pump.stopped, [key]);
+
+        let key = next.io.add_receiver(socket.into(), NAME_V4).unwrap();
+        next.until("the rest", |next| next.received.len() == 300 - taken);
+        next.io.stop(key);
+        next.until("the end", |next| next.stopped == [key]);
+        let all = pump.received.iter().chain(&next.received).map(|(_, bytes)| bytes);
+        for (number, bytes) in all.enumerate() {
+            assert_eq!(*bytes, pattern(number, 100), "datagram {number}");
+        }
+    }
+
+    fn a_receiver_that_is_closed_before_its_stop_is_reported_reports_none(choice) {
+        let mut pump = Pump::new(choice);
+        let (key, address) = pump.receiver(NAME_V4);
+        let (source, _) = sink();
+        source.send_to(b"before", address).unwrap();
+        pump.until("it receives", |pump| pump.received.len() == 1);
+        pump.io.stop(key);
+        pump.io.close(key);
+        source.send_to(b"behind", address).unwrap();
+        pump.quiet();
+        assert_eq!((pump.stopped.len(), pump.received.len()), (0, 1));
+        assert!(pump.io.fd(key).is_none());
+    }
+
     fn datagrams_of_no_bytes_are_datagrams(choice) {
         let mut pump = Pump::new(choice);
         let (_, address) = pump.receiver(NAME_V4);

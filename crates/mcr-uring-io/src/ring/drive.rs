@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode};
 
-use super::{Memory, RingIo, Todo};
+use super::{Memory, RingIo, State, Todo};
 use crate::packet_ring;
 use crate::probe::BUFFER_GROUP;
 use crate::rings::{LOOK_AGAIN, Open};
@@ -27,7 +27,7 @@ impl RingIo {
         let retry = self.work_off_todo();
         let mut timeout = [timeout, retry].into_iter().flatten().min();
         let there = self.ring.completion().len();
-        let ready = self.rings.are_ready(&self.memory.frames);
+        let ready = self.rings.are_ready(&self.memory.frames) || !self.stopped.is_empty();
         // Sends end at once, and then nothing is waited for. To be woken by rings as well would cost a poll for each batch.
         if !ready && there == 0 && !self.sends_queued {
             timeout = [timeout, self.arm_rings()].into_iter().flatten().min();
@@ -45,6 +45,12 @@ impl RingIo {
         }
         let room = self.events_max - (events.len() - before);
         self.rings.take(&mut self.memory.frames, &self.table, room, events);
+        if !self.stopped.is_empty() {
+            let room = self.events_max - (events.len() - before);
+            events.extend(
+                self.stopped.drain(..room.min(self.stopped.len())).map(|socket| Event::Stopped { socket }),
+            );
+        }
         Ok(())
     }
 
@@ -124,7 +130,8 @@ impl RingIo {
     /// Arms a receiver or watch; true if nothing is left to do. A receiver waits for a free buffer: armed without one
     /// it would fail at once, and again, and again.
     fn arm(&mut self, key: SocketKey) -> bool {
-        let Some(socket) = self.table.find(key).filter(|socket| !socket.state.closing) else { return true };
+        let is_done = |state: &State| state.closing || state.stopped;
+        let Some(socket) = self.table.find(key).filter(|socket| !is_done(&socket.state)) else { return true };
         let (entry, operation) = match socket.kind {
             Kind::Sender => return true,
             Kind::Watch | Kind::Ring(_) => {
@@ -150,7 +157,7 @@ impl RingIo {
         true
     }
 
-    /// Cancels a closing socket's receive or poll; true if nothing is left to do.
+    /// Cancels the receive or poll of a closing or stopped socket; true if nothing is left to do.
     fn cancel(&mut self, key: SocketKey) -> bool {
         let Some(socket) = self.table.find(key).filter(|socket| socket.state.armed) else { return true };
         let operation = match socket.kind {
@@ -197,7 +204,7 @@ impl RingIo {
             }
             Some(buffer) => lent.lend(frames, buffer),
             None if result == -libc::ENOBUFS => self.counts.starved += 1,
-            None if result < 0 && !socket.state.closing => {
+            None if result < 0 && !socket.state.closing && !socket.state.stopped => {
                 pause = socket.backoff.fail();
                 events.push(Event::ReceiveFailed { socket: key, errno: -result });
             }
@@ -240,6 +247,9 @@ impl RingIo {
         if socket.state.closing {
             return self.settle(key);
         }
+        if socket.state.stopped {
+            return self.stopped.push(key);
+        }
         if (result < 0 || result & i32::from(libc::POLLERR) != 0)
             && let Some(errno) = packet_ring::error(socket.borrow_fd())
         {
@@ -253,6 +263,8 @@ impl RingIo {
         socket.state.armed = false;
         if socket.state.closing {
             self.settle(key);
+        } else if socket.state.stopped {
+            self.stopped.push(key);
         } else {
             self.todo.push(Todo::Arm(key, pause.map(|pause| Instant::now() + pause)));
         }

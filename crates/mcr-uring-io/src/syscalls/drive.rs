@@ -25,7 +25,9 @@ impl SyscallIo {
         let full = events.len() + self.events_max;
         self.report_ended(full, events);
         // The watches first would be fairer to them still, but sends are bounded and commands come with the next wait.
-        let at_once = events.len() + self.events_max > full || self.rings.are_ready(&self.frames);
+        let at_once = events.len() + self.events_max > full
+            || !self.stopped.is_empty()
+            || self.rings.are_ready(&self.frames);
         let timeout = if at_once { Some(Duration::ZERO) } else { timeout };
         if events.len() >= full {
             return Ok(());
@@ -51,6 +53,8 @@ impl SyscallIo {
         }
         let room = full.saturating_sub(events.len());
         self.rings.take(&mut self.frames, &self.table, room, events);
+        let room = full.saturating_sub(events.len()).min(self.stopped.len());
+        events.extend(self.stopped.drain(..room).map(|socket| Event::Stopped { socket }));
         Ok(())
     }
 

@@ -67,6 +67,7 @@ pub struct Pump {
     pub sent: Vec<(u64, Result<usize, i32>)>,
     pub readable: Vec<SocketKey>,
     pub failed: Vec<(SocketKey, i32)>,
+    pub stopped: Vec<SocketKey>,
     events: Vec<Event>,
 }
 
@@ -85,6 +86,7 @@ impl Pump {
             sent: Vec::new(),
             readable: Vec::new(),
             failed: Vec::new(),
+            stopped: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -105,6 +107,7 @@ impl Pump {
                 }
                 Event::Sent { token, result } => self.sent.push((token, result)),
                 Event::Readable { socket } => self.readable.push(socket),
+                Event::Stopped { socket } => self.stopped.push(socket),
                 Event::ReceiveFailed { socket, errno } => self.failed.push((socket, errno)),
             }
         }

@@ -38,10 +38,10 @@ struct Helper {
     full: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Mode {
     AnySource,
-    Sources(usize),
+    Sources(Vec<IpAddr>),
 }
 
 impl Helpers {
@@ -146,6 +146,42 @@ impl Helpers {
             self.roomy.remove(&(key.family(), id));
         } else if !full {
             self.roomy.insert((key.family(), id));
+            self.gather(key.family());
+        }
+    }
+
+    /// Where two sockets of a family have room, has the fuller one take a group of the other. Done with each group that is left, it
+    /// keeps groups that stay from being spread over as many sockets as there ever were.
+    fn gather(&mut self, family: Family) {
+        loop {
+            let roomy = self.roomy.range((family, 0)..=(family, u64::MAX));
+            let roomy = roomy.map(|(_, id)| (self.sockets[id].groups.len(), *id));
+            let (Some((_, from)), Some((_, to))) = (roomy.clone().min(), roomy.max()) else { return };
+            let Some(key) = self.sockets[&from].movable().filter(|_| from != to) else { return };
+            // Joined there before it is left here, so that the host does not leave it.
+            match self.try_join(to, &key) {
+                Ok(true) => return self.moved(&key, from, to),
+                // It was full, which nobody had tried.
+                Ok(false) if !self.roomy.contains(&(family, to)) => {}
+                // It stays where it is.
+                _ => return,
+            }
+        }
+    }
+
+    /// A membership has been joined at another socket, and goes from where it was.
+    fn moved(&mut self, key: &Key, from: u64, to: u64) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.socket = to;
+        }
+        if let Some(holding) = self.holding.get_mut(&key.place()) {
+            holding.remove(&from);
+        }
+        let Some(helper) = self.sockets.get_mut(&from) else { return };
+        helper.leave(key);
+        if helper.groups.is_empty() {
+            self.sockets.remove(&from);
+            self.roomy.remove(&(key.family(), from));
         }
     }
 }
@@ -161,6 +197,17 @@ impl Helper {
         deaf(fd.as_fd())?;
         sys::set_option(fd.as_fd(), level, all, &0i32).map_err(OpenError::call("IP_MULTICAST_ALL"))?;
         Ok(Self { fd, groups: HashMap::new(), full: false })
+    }
+
+    /// A membership that can go elsewhere by itself: one of several sources cannot.
+    fn movable(&self) -> Option<Key> {
+        self.groups.iter().find_map(|(&(ifindex, group), mode)| match &mode {
+            Mode::AnySource => Some(Key { ifindex, group, source: None }),
+            Mode::Sources(sources) => match sources[..] {
+                [source] => Some(Key { ifindex, group, source: Some(source) }),
+                _ => None,
+            },
+        })
     }
 
     fn may_take(&self, key: &Key) -> bool {
@@ -184,21 +231,21 @@ impl Helper {
             }
             return Err(error);
         }
-        let mode = match (self.groups.get(&place), key.source) {
-            (Some(Mode::Sources(count)), Some(_)) => Mode::Sources(count + 1),
-            (_, Some(_)) => Mode::Sources(1),
-            (_, None) => Mode::AnySource,
-        };
-        self.groups.insert(place, mode);
+        match (self.groups.get_mut(&place), key.source) {
+            (Some(Mode::Sources(sources)), Some(source)) => sources.push(source),
+            (_, Some(source)) => _ = self.groups.insert(place, Mode::Sources(vec![source])),
+            (_, None) => _ = self.groups.insert(place, Mode::AnySource),
+        }
         Ok(())
     }
 
     fn leave(&mut self, key: &Key) {
         let place = (key.ifindex, key.group);
-        if let Some(Mode::Sources(count @ 2..)) = self.groups.get(&place) {
-            let left = Mode::Sources(count - 1);
+        if let Some(Mode::Sources(sources)) = self.groups.get_mut(&place)
+            && sources.len() > 1
+        {
+            sources.retain(|source| Some(*source) != key.source);
             _ = request(self.fd.as_fd(), key, Action::Leave);
-            self.groups.insert(place, left);
             return;
         }
         // The last source goes with its group. Leaving a group gives its place on the socket back even where the
@@ -225,6 +272,29 @@ mod tests {
     fn key(number: u32) -> Key {
         let group = std::net::Ipv4Addr::from_bits(0xefff_0000 + number).into();
         Key { ifindex: IFINDEX, group, source: None }
+    }
+
+    #[test]
+    fn groups_that_stay_are_gathered_on_as_few_sockets_as_hold_them() {
+        let mut helpers = Helpers::default();
+        let mut joined: Vec<_> = (0..200).map(key).collect();
+        let source = |number| Some(std::net::Ipv4Addr::from_bits(0x0a00_0001 + number).into());
+        joined.extend((300..340).map(|number| Key { source: source(number), ..key(number) }));
+        joined.iter().for_each(|key| helpers.join(*key).expect("loopback speaks IPv4"));
+        let per_socket = joined.len().div_ceil(helpers.sockets());
+        // What stays was spread over all of them.
+        let (stay, go): (Vec<_>, Vec<_>) = joined.into_iter().enumerate().partition(|(at, _)| at % 8 == 3);
+        go.iter().for_each(|(_, key)| helpers.leave(key));
+        assert_eq!(helpers.memberships(), stay.len());
+        assert_eq!(helpers.sockets(), stay.len().div_ceil(per_socket));
+        for (_, key) in &stay {
+            let helper = &helpers.sockets[&helpers.held[key].socket];
+            assert!(helper.groups.contains_key(&key.place()), "{key:?}");
+            assert_eq!(helpers.holding[&key.place()].len(), 1);
+        }
+        stay.iter().for_each(|(_, key)| helpers.leave(key));
+        assert_eq!((helpers.sockets(), helpers.memberships()), (0, 0));
+        assert!(helpers.roomy.is_empty() && helpers.holding.is_empty());
     }
 
     #[test]

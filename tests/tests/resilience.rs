@@ -7,7 +7,7 @@ use std::{
 };
 
 use mcr_client::Client;
-use mcr_e2e::{Bed, Cell, daemon::signal, eventually, in_packet_cells, law, streams::Streams};
+use mcr_e2e::{Bed, Cell, daemon::signal, eventually, in_cells, in_packet_cells, law, streams::Streams};
 use mcr_lab::{require, veth};
 use mcr_proto::message::{RuleState, WorkerState};
 use nix::sys::signal::Signal;
@@ -126,34 +126,34 @@ in_packet_cells! {
     }
 }
 
-#[test]
-fn rules_of_a_worker_that_stays_away_are_carried_by_another() {
-    let Some(()) = require::netns() else { return };
-    let _lock = mcr_e2e::traffic_lock::take();
-    let mut bed = Bed::with_workers(Cell::PACKET_URING, 1, 2);
-    let streams = Streams::start(&mut bed, 8, 200);
-    let rules = bed.client.rules(None).unwrap();
-    let own: Vec<_> = rules.iter().filter(|rule| rule.worker == 0).map(|rule| rule.id).collect();
-    assert!(!own.is_empty() && own.len() < rules.len(), "both workers carry rules");
-    // Three deaths in a row: the next back-off is 2 s, of which a second passes before the other takes over.
-    for _ in 0..4 {
-        eventually("worker 0 runs", || bed.client.workers().unwrap()[0].state == WorkerState::Running);
-        signal(worker_pid(&mut bed.client, 0).unwrap(), Signal::SIGKILL);
-        eventually("its end is noticed", || bed.client.workers().unwrap()[0].state != WorkerState::Running);
-    }
-    eventually("worker 1 carries all rules", || {
-        bed.client.rules(None).unwrap().iter().all(|rule| rule.worker == 1)
-    });
-    let seen = streams.received();
-    eventually("all streams flow", || streams.received() > seen + 1_000);
-    eventually("worker 0 has its rules back", || {
+in_cells! {
+    packet_uring = PACKET_URING, udp_uring = UDP_URING, udp_syscalls = UDP_SYSCALLS;
+    fn rules_of_a_worker_that_stays_away_are_carried_by_another(cell) {
+        let mut bed = Bed::with_workers(cell, 1, 2);
+        let streams = Streams::start(&mut bed, 8, 200);
         let rules = bed.client.rules(None).unwrap();
-        rules.iter().all(|rule| (rule.worker == 0) == own.contains(&rule.id))
-    });
-    let seen = streams.received();
-    eventually("all streams flow", || streams.received() > seen + 1_000);
-    let (_, arrived) = streams.stop(&mut bed);
-    assert!(arrived.iter().all(|stream| stream.out_of_place == 0), "{arrived:?}");
+        let own: Vec<_> = rules.iter().filter(|rule| rule.worker == 0).map(|rule| rule.id).collect();
+        assert!(!own.is_empty() && own.len() < rules.len(), "both workers carry rules");
+        // Three deaths in a row: the next back-off is 2 s, of which a second passes before the other takes over.
+        for _ in 0..4 {
+            eventually("worker 0 runs", || bed.client.workers().unwrap()[0].state == WorkerState::Running);
+            signal(worker_pid(&mut bed.client, 0).unwrap(), Signal::SIGKILL);
+            eventually("its end is noticed", || bed.client.workers().unwrap()[0].state != WorkerState::Running);
+        }
+        eventually("worker 1 carries all rules", || {
+            bed.client.rules(None).unwrap().iter().all(|rule| rule.worker == 1)
+        });
+        let seen = streams.received();
+        eventually("all streams flow", || streams.received() > seen + 1_000);
+        eventually("worker 0 has its rules back", || {
+            let rules = bed.client.rules(None).unwrap();
+            rules.iter().all(|rule| (rule.worker == 0) == own.contains(&rule.id))
+        });
+        let seen = streams.received();
+        eventually("all streams flow", || streams.received() > seen + 1_000);
+        let (_, arrived) = streams.stop(&mut bed);
+        assert!(arrived.iter().all(|stream| stream.out_of_place == 0), "{arrived:?}");
+    }
 }
 
 #[test]

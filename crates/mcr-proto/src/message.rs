@@ -90,7 +90,7 @@ pub enum ToWorker {
         /// Whom to run as; none where the supervisor has not the right to say, then as the supervisor does.
         ids: Option<Ids>,
     },
-    /// Receive from this socket ([`tag::SOCKET`]).
+    /// Receive from this socket ([`tag::SOCKET`]), from the next plan on.
     OpenReceiver {
         /// Names the socket from now on.
         socket: SocketId,
@@ -136,6 +136,11 @@ pub enum ToWorker {
     },
     /// Finish what was received, then exit.
     Stop,
+    /// Receive no more from the socket, relay what was taken from it, and say [`FromWorker::Stopped`]: another worker goes on reading it.
+    StopReceiver {
+        /// Which.
+        socket: SocketId,
+    },
 }
 
 /// How a worker does its I/O.
@@ -211,6 +216,11 @@ pub enum FromWorker {
         level: LogLevel,
         /// The line.
         text: String,
+    },
+    /// Nothing more is received from the socket, and what was is relayed.
+    Stopped {
+        /// Which.
+        socket: SocketId,
     },
 }
 

@@ -3,7 +3,8 @@
 //! A rule moves without a hole between two running workers: the old one relays until the new one has the route, then both
 //! filters change, one right after the other. Frames that arrive in the few microseconds between are not let through. Those that
 //! wait in the old socket are relayed by the old worker, which has the route until it has taken as many as were let through. On the
-//! `udp` path the old socket closes first, because two sockets of one group both get every datagram; what waits in it is lost.
+//! `udp` path the socket moves along with its rule (`sockets/hand_over.rs`). Where another rule uses it, too, the rule gets one of the
+//! new worker's: the old worker lets go of it first, and what the rule misses in between the other rule has.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,15 @@ use mcr_netmon::Snapshot;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     message::{EventWhat, Fault, FaultKind, RuleRef},
-    plan::{Generation, RuleSlot, WorkerIndex},
+    plan::{Generation, RuleSlot, SocketId, WorkerIndex},
     rule::{Datapath, RuleId},
 };
 use mcr_relay::compile::ReceiverKey;
 use tracing::info;
 
 use crate::{
-    rules::Acquired,
+    inputs::Inputs,
+    rules::{Acquired, Rule},
     state::{State, leave, not_found, release},
     worker::Worker,
 };
@@ -60,6 +62,38 @@ fn waiting(receivers: &[ReceiverKey], worker: &mut Worker) -> Option<Vec<(Receiv
     let passed = receivers.iter().filter_map(|key| Some((*key, sockets.passed(key, counters)?)));
     let waiting: Vec<_> = passed.collect();
     (worker.is_running() && !waiting.is_empty()).then_some(waiting)
+}
+
+/// Has the UDP sockets of a rule go from one worker to the one that it has now: all, or none. Those that went.
+fn hand_over(
+    rule: &Rule,
+    acquired: &mut Acquired,
+    from: WorkerIndex,
+    workers: &mut [Worker],
+    inputs: &mut Inputs,
+) -> Vec<ReceiverKey> {
+    let (old, new) = (usize::from(from.0), usize::from(rule.worker.0));
+    let goes = |key: &ReceiverKey| {
+        workers[old].sockets.can_give(key, rule.slot) && workers[new].sockets.can_take(key)
+    };
+    if acquired.receivers.is_empty() || !acquired.receivers.iter().all(goes) {
+        return Vec::new();
+    }
+    let mut slot = |key: &ReceiverKey| {
+        inputs.slot(rule.worker, rule.spec.input.interface, Datapath::Udp, key.lane().classed())
+    };
+    let Some(slots) = acquired.receivers.iter().map(&mut slot).collect::<Option<Vec<_>>>() else {
+        return Vec::new();
+    };
+    let keys = std::mem::take(&mut acquired.receivers);
+    let reader = workers[old].is_running().then_some(from);
+    for (key, input) in keys.iter().zip(slots) {
+        let Worker { sockets, counters, .. } = &mut workers[old];
+        if let Some(handed_over) = sockets.give(key, counters, reader) {
+            workers[new].sockets.take(handed_over, input);
+        }
+    }
+    keys
 }
 
 impl State {
@@ -150,7 +184,7 @@ impl State {
             Some(self.draining.swap_remove(place).acquired)
         });
         self.finish_leaving(id);
-        let Self { rules, workers, holds, kernel, events, .. } = self;
+        let Self { rules, workers, inputs, holds, kernel, events, .. } = self;
         let Some(mut rule) = rules.get_mut(id).filter(|rule| rule.worker != to) else { return };
         let from = std::mem::replace(&mut rule.worker, to);
         if rule.acquired.kernel {
@@ -163,11 +197,12 @@ impl State {
             return;
         }
         events.rule(&rule, EventWhat::Moved, Some(format!("from worker {from}")));
-        let acquired = std::mem::take(&mut rule.acquired);
-        let old = &mut workers[usize::from(from.0)];
-        let alive = old.is_running();
+        let mut acquired = std::mem::take(&mut rule.acquired);
+        let alive = workers[usize::from(from.0)].is_running();
         let datapath = rule.compiled.take().and_then(|compiled| compiled.datapath);
-        if alive && datapath == Some(Datapath::Udp) {
+        let handed_over = hand_over(&rule, &mut acquired, from, workers, inputs);
+        let old = &mut workers[usize::from(from.0)];
+        if alive && datapath == Some(Datapath::Udp) && handed_over.is_empty() {
             leave(rule.slot, acquired, old, holds, kernel);
         } else {
             // The membership stays with the rule: `refresh` takes it again before this one is given back.
@@ -175,6 +210,9 @@ impl State {
         }
         drop(rule);
         self.refresh(id, network);
+        let worker = &mut self.workers[usize::from(to.0)];
+        let is_running = worker.is_running();
+        handed_over.iter().for_each(|key| worker.sockets.close_unused(key, &worker.counters, is_running));
         let Some(rule) = self.rules.get(id) else { return };
         if let Some(mut back) = back {
             back.receivers.retain(|key| !rule.acquired.receivers.contains(key));
@@ -199,6 +237,23 @@ impl State {
         if !alive || !receives {
             self.finish_leaving(id);
         }
+    }
+
+    /// A worker reads a socket no more that another is to read.
+    pub(crate) fn note_stopped(&mut self, worker: WorkerIndex, socket: SocketId) {
+        self.workers[usize::from(worker.0)].sockets.stopped(socket);
+        self.workers.iter_mut().for_each(|other| other.sockets.reader_stopped(worker, Some(socket)));
+    }
+
+    /// A worker reads nothing more.
+    pub(crate) fn note_ended(&mut self, worker: WorkerIndex) {
+        self.workers.iter_mut().for_each(|other| other.sockets.reader_stopped(worker, None));
+    }
+
+    /// When a worker is told of its new sockets even if another one has not said that it reads them no more.
+    pub(crate) fn hand_over_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.workers.iter().filter_map(|worker| worker.sockets.held_until(now)).min()
     }
 
     /// Takes rules from the workers that carried them before, once the new ones have them.

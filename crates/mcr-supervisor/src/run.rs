@@ -299,6 +299,10 @@ impl<'a> Supervisor<'a> {
             Happened::Said(FromWorker::Refused { problem }) => {
                 error!(worker = index, "worker refused: {problem}")
             }
+            Happened::Said(FromWorker::Stopped { socket }) => {
+                let index = worker.index;
+                self.state.note_stopped(index, socket);
+            }
             Happened::Said(FromWorker::SocketFailed { socket, errno }) => {
                 let reason = std::io::Error::from_raw_os_error(errno);
                 warn!(worker = index, socket = socket.0, "receiving failed: {reason}");
@@ -314,6 +318,7 @@ impl<'a> Supervisor<'a> {
                 worker.counters.end_flows();
                 let index = worker.index;
                 self.state.events.worker(index, EventWhat::Died, Some(how));
+                self.state.note_ended(index);
                 self.state.count_lost(index);
             }
         }
@@ -422,6 +427,7 @@ impl<'a> Supervisor<'a> {
             .chain(settle)
             .chain(self.state.drain_at())
             .chain(self.state.kernel.trace_at())
+            .chain(self.state.hand_over_at())
             .chain(self.retry_at)
             .chain(waits)
             .chain(reflectors)

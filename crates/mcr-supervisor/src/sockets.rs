@@ -7,6 +7,7 @@
 //! What is still to be done (sockets to hand over, rules to admit, filters to bring in line) is kept in lists of its own, so that
 //! a change looks at what it concerns and not at all there is.
 
+mod hand_over;
 mod open;
 mod shared;
 #[cfg(test)]
@@ -17,7 +18,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use self::shared::{Joined, Place, Port, Shared};
+use self::{
+    hand_over::Reader,
+    shared::{Joined, Place, Port, Shared},
+};
 use crate::ledger::Ledger;
 use mcr_metrics::Segment;
 use mcr_proto::{
@@ -50,6 +54,8 @@ pub(crate) struct Sockets {
     stale: BTreeSet<Place>,
     /// Told to the worker once, needed no more.
     closing: Vec<SocketId>,
+    /// Told to the worker once, to be read by another one.
+    stopping: Vec<SocketId>,
     /// Rules looked at while admitting.
     #[cfg(test)]
     pub(crate) looked_at: usize,
@@ -69,6 +75,8 @@ struct Receiver {
     kind: ReceiverKind,
     users: HashMap<RuleSlot, User>,
     told: bool,
+    /// Who may still read it; the worker here is told of it only afterwards.
+    reader: Option<Reader>,
     lane: Lane,
     ledger: Ledger,
     /// Of a packet socket: what its admitted users want.
@@ -161,7 +169,8 @@ impl Sockets {
         let ledger = Ledger::open(kind, full, counters.input(input));
         let filter = open::filter(&key);
         let users = HashMap::new();
-        let receiver = Receiver { id, fd, input, kind, users, told: false, lane, ledger, filter };
+        let receiver =
+            Receiver { id, fd, input, kind, users, told: false, reader: None, lane, ledger, filter };
         self.receivers.insert(place, receiver);
         self.untold.insert(Key::Receiver(place));
         Ok(())
@@ -405,6 +414,7 @@ impl Sockets {
         let receivers = self.receivers.keys().copied().map(Key::Receiver);
         self.untold = receivers.chain(self.senders.keys().copied().map(Key::Sender)).collect();
         self.closing.clear();
+        self.stopping.clear();
     }
 
     /// Moves the kernel's counts of drops into the counters.

@@ -13,7 +13,7 @@ use mcr_metrics::Segment;
 use mcr_proto::{
     codec,
     message::{IoChoice, ToWorker, WorkerState, tag},
-    plan::{Generation, OutputSlot, Own, PlanOp, Route, RuleSlot, WorkerIndex},
+    plan::{Generation, OutputSlot, Own, PlanOp, Route, RuleSlot, SocketId, WorkerIndex},
 };
 
 use crate::{
@@ -165,7 +165,14 @@ impl Worker {
         let Some(running) = self.running.as_ref().filter(|_| self.is_running()) else {
             return Ok(());
         };
-        if self.sent > self.applied || running.waiting() > WAITING_MAX {
+        // At once: another worker waits for it.
+        for socket in self.sockets.take_stopping() {
+            running
+                .send(&ToWorker::StopReceiver { socket }, Vec::new())
+                .map_err(|error| error.to_string())?;
+        }
+        let held = self.sockets.held_until(Instant::now()).is_some();
+        if self.sent > self.applied || running.waiting() > WAITING_MAX || held {
             return Ok(());
         }
         // Before the routes that they guard.
@@ -174,7 +181,7 @@ impl Worker {
             running.send(&ToWorker::Guards(part), Vec::new()).map_err(|error| error.to_string())?;
         }
         if self.sent == self.desired {
-            return Ok(());
+            return close(running, self.sockets.take_closing());
         }
         for untold in self.sockets.untold().map_err(|error| format!("cannot duplicate a socket: {error}"))? {
             let (message, fd) = match untold {
@@ -197,10 +204,14 @@ impl Worker {
             let part = ToWorker::Plan { generation, ops, last };
             running.send(&part, Vec::new()).map_err(|error| error.to_string())?;
         }
-        for socket in self.sockets.take_closing() {
-            running.send(&ToWorker::CloseSocket { socket }, Vec::new()).map_err(|error| error.to_string())?;
-        }
+        close(running, self.sockets.take_closing())?;
         self.sent = generation;
         Ok(())
     }
+}
+
+fn close(running: &Running, sockets: Vec<SocketId>) -> Result<(), String> {
+    sockets.into_iter().try_for_each(|socket| {
+        running.send(&ToWorker::CloseSocket { socket }, Vec::new()).map_err(|error| error.to_string())
+    })
 }

@@ -99,11 +99,8 @@ fn carry_out_one(
         }
         ToWorker::OpenReceiver { socket, input, kind, lane } => {
             let origin = Origin { socket, input, kind };
-            let opened = fd()
-                .and_then(|fd| sockets.open_receiver(io, fd, origin, lane).map_err(|error| chain(&error)));
-            if let (Ok(()), Some((number, rate))) = (&opened, lane.cap) {
-                engine.cap(socket, number, rate);
-            }
+            let opened =
+                fd().and_then(|fd| sockets.announce(fd, origin, lane).map_err(|error| chain(&error)));
             (format!("open receiver {socket}"), opened)
         }
         ToWorker::OpenSender { socket } => {
@@ -115,6 +112,10 @@ fn carry_out_one(
             engine.uncap(socket);
             let closed = if sockets.close(io, socket) { Ok(()) } else { Err("it is not open".into()) };
             (format!("close socket {socket}"), closed)
+        }
+        ToWorker::StopReceiver { socket } => {
+            let stopped = if sockets.stop(io, socket) { Ok(()) } else { Err("it is not open".into()) };
+            (format!("stop receiver {socket}"), stopped)
         }
         ToWorker::Plan { generation, ops, last } => return plans.take(generation, ops, last, subject),
         ToWorker::Start { .. } => ("start".to_owned(), Err("the worker has started".into())),
@@ -148,6 +149,16 @@ impl Plans {
             return None;
         }
         let ops = std::mem::take(&mut self.ops);
+        let Subject { io, sockets, engine, .. } = subject;
+        for (socket, lane, opened) in sockets.open_announced(io) {
+            match (opened, lane.cap) {
+                (Ok(()), Some((number, rate))) => engine.cap(socket, number, rate),
+                (Ok(()), None) => {}
+                (Err(error), _) => {
+                    self.problem = Some(format!("cannot open receiver {socket}: {}", chain(&error)));
+                }
+            }
+        }
         if let Some(why) = self.problem.take() {
             return Some(FromWorker::Refused { problem: format!("cannot apply plan {generation}: {why}") });
         }

@@ -8,7 +8,10 @@
 use std::time::Duration;
 
 use mcr_metrics::Segment;
-use mcr_proto::message::{FromWorker, LogLevel};
+use mcr_proto::{
+    message::{FromWorker, LogLevel},
+    plan::SocketId,
+};
 use mcr_relay::engine::Engine;
 use mcr_uring_io::{Event, Io, SocketKey};
 use nix::time::{ClockId, clock_gettime};
@@ -47,6 +50,13 @@ const DRAIN_NS: u64 = 500_000_000;
 /// Waits that may fail in a row, for want of memory say, before the worker gives up.
 const FAILED_WAITS_MAX: u32 = 16;
 
+/// Receivers that were stopped, until what they brought is relayed.
+#[derive(Debug, Default)]
+struct Stopped {
+    in_batch: Vec<SocketId>,
+    incoming: Vec<SocketId>,
+}
+
 /// A worker at work.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -65,12 +75,25 @@ pub(crate) struct Worker {
     incoming: Vec<Frame>,
     sends: Sends,
     tracer: Tracer,
+    /// Receivers that nothing more comes of than what is in the batch at hand, or being received.
+    stopped: Stopped,
     /// The supervisor has said something.
     called: bool,
     /// Set when the worker was told to stop.
     drain_until_ns: Option<u64>,
     /// When the last wait that brought something ended, in nanoseconds since 1970.
     realtime_ns: u64,
+}
+
+impl Stopped {
+    /// The batch is relayed, and what is being received becomes the next: those of which all is relayed now.
+    fn ended(&mut self, none_incoming: bool) -> Vec<SocketId> {
+        let mut ended = std::mem::replace(&mut self.in_batch, std::mem::take(&mut self.incoming));
+        if none_incoming {
+            ended.append(&mut self.in_batch);
+        }
+        ended
+    }
 }
 
 impl Worker {
@@ -89,6 +112,7 @@ impl Worker {
             incoming: Vec::with_capacity(FRAMES_MAX),
             sends: Sends::new(SENDS_MAX),
             tracer,
+            stopped: Stopped::default(),
             called: false,
             drain_until_ns: None,
             realtime_ns: 0,
@@ -150,6 +174,10 @@ impl Worker {
                 Event::Sent { token, result } => {
                     self.sends.ended(token, result, &mut self.engine, &counts, &self.tracer);
                 }
+                Event::Stopped { socket } => {
+                    let stopped = self.sockets.origin(socket).map(|origin| origin.socket);
+                    self.stopped.incoming.extend(stopped);
+                }
                 Event::Readable { socket } => self.called |= socket == self.watch,
                 Event::ReceiveFailed { socket, errno } => {
                     if let Some(socket) = self.sockets.failed(socket, now_ns) {
@@ -177,6 +205,9 @@ impl Worker {
                 self.batch.recycle(&mut self.io);
                 if self.tracer.is_on() {
                     self.tracer.settle(&self.segment);
+                }
+                for socket in self.stopped.ended(self.incoming.is_empty()) {
+                    self.link.answer(&FromWorker::Stopped { socket })?;
                 }
                 if std::mem::take(&mut self.called) && self.listen(now_ns)? == Then::Exit {
                     return Ok(Then::Exit);

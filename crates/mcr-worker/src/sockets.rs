@@ -36,6 +36,16 @@ enum Role {
 pub(crate) struct Sockets {
     receivers: HashMap<SocketKey, Receiver>,
     by_id: HashMap<SocketId, Role>,
+    /// Announced, and not read before the plan that names them: what waits in them shall find its route.
+    announced: Vec<Announced>,
+}
+
+/// A receiver to be.
+#[derive(Debug)]
+struct Announced {
+    fd: OwnedFd,
+    origin: Origin,
+    lane: Lane,
 }
 
 /// Why a socket was not taken; it is closed then.
@@ -48,14 +58,31 @@ pub(crate) enum OpenError {
 }
 
 impl Sockets {
-    pub(crate) fn open_receiver(
+    /// Takes a receiver in that is read from the next plan on.
+    pub(crate) fn announce(&mut self, fd: OwnedFd, origin: Origin, lane: Lane) -> Result<(), OpenError> {
+        self.check_new(origin.socket)?;
+        self.announced.push(Announced { fd, origin, lane });
+        Ok(())
+    }
+
+    /// Reads those that were announced; what could not be done with each, if anything.
+    pub(crate) fn open_announced(
+        &mut self,
+        io: &mut Io,
+    ) -> impl Iterator<Item = (SocketId, Lane, Result<(), OpenError>)> {
+        let announced = std::mem::take(&mut self.announced).into_iter();
+        announced.map(|Announced { fd, origin, lane }| {
+            (origin.socket, lane, self.open_receiver(io, fd, origin, lane))
+        })
+    }
+
+    fn open_receiver(
         &mut self,
         io: &mut Io,
         fd: OwnedFd,
         origin: Origin,
         lane: Lane,
     ) -> Result<(), OpenError> {
-        self.check_new(origin.socket)?;
         let key = match origin.kind {
             ReceiverKind::Packet { ring: Some(ring), .. } => io.add_ring(fd, ring_shape(ring))?,
             ReceiverKind::Packet { ring: None, .. } => io.add_receiver(fd, PACKET_SHAPE)?,
@@ -76,10 +103,21 @@ impl Sockets {
 
     /// False if there is no such socket.
     pub(crate) fn close(&mut self, io: &mut Io, id: SocketId) -> bool {
-        let Some(role) = self.by_id.remove(&id) else { return false };
+        let Some(role) = self.by_id.remove(&id) else {
+            let before = self.announced.len();
+            self.announced.retain(|announced| announced.origin.socket != id);
+            return self.announced.len() < before;
+        };
         let (Role::Receiver(key) | Role::Sender(key)) = role;
         self.receivers.remove(&key);
         io.close(key);
+        true
+    }
+
+    /// Ends receiving; what was taken still comes. False if there is no such receiver.
+    pub(crate) fn stop(&self, io: &mut Io, id: SocketId) -> bool {
+        let Some(Role::Receiver(key)) = self.by_id.get(&id) else { return false };
+        io.stop(*key);
         true
     }
 
@@ -109,7 +147,9 @@ impl Sockets {
     /// The first socket that a plan's difference names and that is not open as what it is named for.
     pub(crate) fn missing(&self, op: &PlanOp) -> Option<SocketId> {
         let PlanOp::Put(Route { inputs, outputs, .. }) = op else { return None };
-        let is_open = |input: &&SocketId| matches!(self.by_id.get(*input), Some(Role::Receiver(_)));
+        let is_open = |input: &&SocketId| {
+            matches!(self.by_id.get(*input), Some(Role::Receiver(_))) || self.is_announced(**input)
+        };
         if let Some(input) = inputs.iter().find(|input| !is_open(input)) {
             return Some(*input);
         }
@@ -120,7 +160,12 @@ impl Sockets {
     }
 
     fn check_new(&self, id: SocketId) -> Result<(), OpenError> {
-        if self.by_id.contains_key(&id) { Err(OpenError::Taken(id)) } else { Ok(()) }
+        let taken = self.by_id.contains_key(&id) || self.is_announced(id);
+        if taken { Err(OpenError::Taken(id)) } else { Ok(()) }
+    }
+
+    fn is_announced(&self, id: SocketId) -> bool {
+        self.announced.iter().any(|announced| announced.origin.socket == id)
     }
 }
 

@@ -142,6 +142,61 @@ fn what_cannot_be_carried_out_is_refused_and_the_worker_goes_on() {
 }
 
 #[test]
+fn what_waits_in_a_new_receiver_finds_the_route_of_the_plan_behind_it() {
+    let Some(()) = require::netns() else { return };
+    for io in BACK_ENDS {
+        let net = Namespace::new().expect("root");
+        let mut rig = Rig::start(io);
+        let (fd, kind) = udp_input(&net, "127.0.0.1:5000");
+        let source = source(&net, "127.0.0.1:0");
+        for _ in 0..40 {
+            source.send_to(b"early", "127.0.0.1:5000").expect("room");
+        }
+        let input = rig.receiver(fd, kind);
+        // The worker has heard of it, and could read it.
+        rig.say(&ToWorker::OpenSender { socket: input }, &[]);
+        assert!(refusal(rig.hear()).contains("without a descriptor"));
+        let turns = rig.counters.header().turns.get();
+        wait_until(PATIENCE, "it turns", || rig.counters.header().turns.get() >= turns + 2).expect("alive");
+        rig.apply(vec![route(1, input, "127.0.0.1:5000", &[])]);
+        wait_until(PATIENCE, "all match", || rig.matched() == 40).expect("none is of no rule");
+        rig.stop();
+    }
+}
+
+#[test]
+fn a_receiver_that_is_stopped_is_left_to_others_once_what_was_taken_is_relayed() {
+    let Some(()) = require::netns() else { return };
+    for io in BACK_ENDS {
+        let net = Namespace::new().expect("root");
+        let mut rig = Rig::start(io);
+        let (fd, kind) = udp_input(&net, "127.0.0.1:5000");
+        let kept = fd.try_clone().expect("room");
+        let input = rig.receiver(fd, kind);
+        rig.apply(vec![route(1, input, "127.0.0.1:5000", &[])]);
+        let source = source(&net, "127.0.0.1:0");
+        for _ in 0..40 {
+            source.send_to(b"before", "127.0.0.1:5000").expect("room");
+        }
+        rig.say(&ToWorker::StopReceiver { socket: input }, &[]);
+        assert_eq!(rig.hear(), FromWorker::Stopped { socket: input });
+        // All of it is counted when the worker says so, and the rest is there to be read.
+        let taken = rig.matched();
+        for _ in 0..40 {
+            source.send_to(b"behind", "127.0.0.1:5000").expect("room");
+        }
+        let rest = std::net::UdpSocket::from(kept);
+        rest.set_nonblocking(true).expect("a socket can be");
+        let left = std::iter::repeat_with(|| rest.recv(&mut [0; 20])).take_while(Result::is_ok).count();
+        assert_eq!((taken + left as u64, rig.matched()), (80, taken));
+        rig.say(&ToWorker::CloseSocket { socket: input }, &[]);
+        rig.say(&ToWorker::StopReceiver { socket: input }, &[]);
+        assert!(refusal(rig.hear()).contains("not open"));
+        rig.stop();
+    }
+}
+
+#[test]
 fn a_closed_socket_receives_nothing_more_and_its_id_is_free() {
     let Some(()) = require::netns() else { return };
     for io in BACK_ENDS {
@@ -157,6 +212,7 @@ fn a_closed_socket_receives_nothing_more_and_its_id_is_free() {
         let (fd, _) = udp_input(&net, "127.0.0.1:5001");
         let message = ToWorker::OpenReceiver { socket: input, input: INPUT, kind, lane: Lane::default() };
         rig.say(&message, &[(tag::SOCKET, &fd)]);
+        rig.apply(vec![PlanOp::Remove(RuleSlot(0))]);
         source.send_to(b"y", "127.0.0.1:5001").expect("room");
         rig.wait_received(1, &[]);
         assert_eq!(rig.counters.input(INPUT).datagrams.get(), 1);

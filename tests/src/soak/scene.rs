@@ -128,6 +128,12 @@ impl Scene {
         text
     }
 
+    /// Back to what was configured at first: no rules but those that stay and those that move, these on the data path they had.
+    pub(super) fn forget_changes(&mut self) {
+        self.churn.clear();
+        self.moving = DATAPATHS;
+    }
+
     /// Throws the rules that come and go anew: any number, of any kind.
     pub(super) fn throw_churn(&mut self, dice: &mut Dice) {
         let count = dice.roll(CHURN + 1);

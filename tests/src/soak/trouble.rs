@@ -229,7 +229,7 @@ impl Trouble {
             self.put_back(flap);
         }
         let _ = self.scene.line.relay.set_up("out1");
-        self.scene.churn.clear();
+        self.scene.forget_changes();
         self.scene.reflect_xdp = reflect_xdp;
         self.settle("all put back");
     }

@@ -1,7 +1,7 @@
 //! What the processes of a daemon hold: memory, descriptors, sockets, memberships, BPF objects.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::Path,
 };
@@ -23,6 +23,8 @@ pub(super) struct ProcessUsage {
     pub(super) anon_kib: u64,
     /// Descriptors by what they are.
     fds: BTreeMap<String, usize>,
+    /// Its sockets, as /proc/net shows them.
+    sockets: BTreeSet<String>,
 }
 
 /// All of a daemon.
@@ -68,7 +70,15 @@ impl Usage {
         }
         for ((role, before), after) in self.processes.iter().zip(other.processes.values()) {
             if before.fds != after.fds {
-                return Some(format!("descriptors of {role}: {:?}, before {:?}", after.fds, before.fds));
+                let (new, gone) =
+                    (after.sockets.difference(&before.sockets), before.sockets.difference(&after.sockets));
+                return Some(format!(
+                    "descriptors of {role}: {:?}, before {:?}; sockets new {:?}, gone {:?}",
+                    after.fds,
+                    before.fds,
+                    new.collect::<Vec<_>>(),
+                    gone.collect::<Vec<_>>()
+                ));
             }
         }
         let kinds = |usage: &Self| {
@@ -146,14 +156,51 @@ impl Usage {
 fn process(pid: u32, bpf: &mut BTreeSet<BpfObject>) -> Option<ProcessUsage> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let (rss_kib, anon_kib) = (kib(&status, "VmRSS:")?, kib(&status, "RssAnon:")?);
-    let mut fds = BTreeMap::new();
+    let (mut fds, mut sockets) = (BTreeMap::new(), BTreeSet::new());
+    let known = known_sockets(pid);
     for fd in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(Result::ok) {
         let Ok(target) = fs::read_link(fd.path()) else { continue };
-        *fds.entry(kind(&target)).or_default() += 1;
+        let socket = inode(&target).map(|inode| {
+            known.get(&inode).cloned().unwrap_or_else(|| ("socket of another kind", format!("{inode}")))
+        });
+        let kind = socket.as_ref().map_or_else(|| kind(&target), |(kind, _)| (*kind).to_owned());
+        *fds.entry(kind).or_default() += 1;
+        sockets.extend(socket.map(|(kind, text)| format!("{kind} {text}")));
         let info = format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_string_lossy());
         bpf.extend(bpf_objects(&fs::read_to_string(info).unwrap_or_default()));
     }
-    Some(ProcessUsage { pid, rss_kib, anon_kib, fds })
+    Some(ProcessUsage { pid, rss_kib, anon_kib, fds, sockets })
+}
+
+/// The sockets of a process's network namespace, by inode: what kind, and the line of its table in /proc/net.
+fn known_sockets(pid: u32) -> HashMap<u64, (&'static str, String)> {
+    const UDP: usize = 9;
+    let tables = [
+        ("unix", 6),
+        ("netlink", 9),
+        ("packet", 8),
+        ("udp", UDP),
+        ("udp6", UDP),
+        ("raw", UDP),
+        ("raw6", UDP),
+        ("tcp", UDP),
+        ("tcp6", UDP),
+    ];
+    let mut known = HashMap::new();
+    for (table, column) in tables {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let inode = words.get(column).and_then(|inode| inode.parse().ok());
+            known.extend(inode.map(|inode: u64| (inode, (table, words.join(" ")))));
+        }
+    }
+    known
+}
+
+/// That of a socket.
+fn inode(target: &Path) -> Option<u64> {
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// `socket:[1234]` is a `socket`, a file its path.
@@ -210,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_descriptor_is_known_by_its_kind_and_a_bpf_object_by_its_number() {
-        assert_eq!(kind(Path::new("socket:[123]")), "socket");
+        assert_eq!(inode(Path::new("socket:[123]")), Some(123));
+        assert_eq!(inode(Path::new("pipe:[123]")), None);
         assert_eq!(kind(Path::new("anon_inode:bpf-map")), "anon_inode:bpf-map");
         let link = "pos:\t0\nlink_type:\ttcx\nlink_id:\t7\nprog_tag:\tabcd\nprog_id:\t9\n";
         assert_eq!(bpf_objects(link).collect::<Vec<_>>(), [("link", 7), ("prog", 9)]);

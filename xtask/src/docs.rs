@@ -30,7 +30,8 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let root = Path::new(ROOT);
     let manual = manual()?;
     let mut made = vec![("docs/cli.md", read(&manual.join("cli.md"))?)];
-    let shapes = Shapes::read(&published::rustdoc("mcr-proto", manual.parent().context("target")?)?)?;
+    let described = published::rustdoc(manual.parent().context("target")?)?;
+    let shapes = Shapes::read(&published::json_of(&described, "mcr-proto"))?;
     let reference = Reference::new(&shapes)?;
     for document in MARKED {
         let old = read(&root.join(document))?;

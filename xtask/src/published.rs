@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -80,9 +81,10 @@ pub(crate) fn api(check: bool) -> anyhow::Result<()> {
         );
     }
     let metadata = metadata()?;
+    let described = rustdoc(metadata.target_directory.as_std_path())?;
     let (mut changed, mut foreign) = (Vec::new(), Vec::new());
     for package in published(&metadata) {
-        let text = interface(package, metadata.target_directory.as_std_path())?;
+        let text = interface(&json_of(&described, &package.name))?;
         foreign.extend(foreign_types(package, &text));
         let file = root.join("docs/api").join(format!("{}.txt", package.name));
         if fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
@@ -218,9 +220,8 @@ fn foreign_types(package: &Package, text: &str) -> Vec<String> {
 }
 
 /// The public interface as text, a line an item, from what rustdoc says of the crate with all its features.
-fn interface(package: &Package, target: &Path) -> anyhow::Result<String> {
-    let json = rustdoc(&package.name, target)?;
-    let api = public_api::Builder::from_rustdoc_json(&json)
+fn interface(json: &Path) -> anyhow::Result<String> {
+    let api = public_api::Builder::from_rustdoc_json(json)
         .omit_blanket_impls(true)
         .omit_auto_trait_impls(true)
         .omit_auto_derived_impls(false)
@@ -229,22 +230,48 @@ fn interface(package: &Package, target: &Path) -> anyhow::Result<String> {
     Ok(api.to_string())
 }
 
-/// Has rustdoc write what it knows of a crate with all its features, as JSON under `target`; the file.
-pub(crate) fn rustdoc(package: &str, target: &Path) -> anyhow::Result<PathBuf> {
+/// Has rustdoc write what it knows of our crates with all their features, as JSON under `target`; the folder ([`json_of`]).
+pub(crate) fn rustdoc(target: &Path) -> anyhow::Result<PathBuf> {
     let status = Command::new("cargo")
         .current_dir(ROOT)
-        // rustdoc's JSON is not stable; a stable compiler writes it when told that it is one that may.
-        .env("RUSTC_BOOTSTRAP", "1")
-        .args(["rustdoc", "--quiet", "--lib", "--all-features", "--package", package])
-        .arg("--target-dir")
-        .arg(target.join("api"))
-        .args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"])
+        // All crates with all features, and the packages of tests (asked for by way of examples, of which there are none): dependencies
+        // are then those of clippy and of `cargo doc` with the same arguments, which have been checked if these ran before.
+        .args([
+            "doc",
+            "--quiet",
+            "--locked",
+            "--workspace",
+            "--all-features",
+            "--no-deps",
+            "--lib",
+            "--examples",
+        ])
+        .env("RUSTDOC", daring_rustdoc(target)?)
+        .env("RUSTDOCFLAGS", "-Zunstable-options --output-format json --cap-lints allow")
         .status()
-        .context("cannot run cargo rustdoc")?;
+        .context("cannot run cargo doc")?;
     if !status.success() {
-        bail!("rustdoc failed for {package}");
+        bail!("cargo doc failed");
     }
-    Ok(target.join("api/doc").join(format!("{}.json", package.replace('-', "_"))))
+    Ok(target.join("doc"))
+}
+
+/// What [`rustdoc`] says of a crate.
+pub(crate) fn json_of(folder: &Path, package: &str) -> PathBuf {
+    folder.join(format!("{}.json", package.replace('-', "_")))
+}
+
+/// A script that runs rustdoc with its unstable options. Its JSON is not stable; a stable one writes it when told that it may. Were that
+/// said to cargo and all that it starts, build scripts would look for what only a nightly compiler has, and all would be built anew.
+fn daring_rustdoc(target: &Path) -> anyhow::Result<PathBuf> {
+    let script = target.join("rustdoc-unstable");
+    let write = || {
+        fs::create_dir_all(target)?;
+        fs::write(&script, "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc \"$@\"\n")?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
+    };
+    write().with_context(|| format!("cannot write {}", script.display()))?;
+    Ok(script)
 }
 
 fn toolchain() -> anyhow::Result<String> {

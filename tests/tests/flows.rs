@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use mcr_e2e::{Bed, Source, in_worker_cells, law, programs, source};
+use mcr_e2e::{Bed, Source, in_every_cell, law, programs, source};
 use mcr_proto::rpc::{FlowList, RuleParams, method, rule_ref};
 
 /// Who sends to the only rule.
@@ -26,7 +26,7 @@ fn sent(source: &Source, datagrams: u64) -> (String, u64, u64) {
     (source.address().to_string(), datagrams, datagrams * 300)
 }
 
-in_worker_cells! {
+in_every_cell! {
     fn each_sender_is_counted_by_itself(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);

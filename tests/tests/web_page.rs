@@ -105,6 +105,11 @@ fn figures_move(page: &mut Browser) {
     ));
     page.click("[data-rule=studio-video] .toggle");
     page.wait("document.querySelectorAll('[data-rule=studio-video] .output').length === 2");
+    // Its one sender, with as much as all of it.
+    page.wait("document.querySelectorAll('[data-rule=studio-video] .flow').length === 1");
+    let flow = "document.querySelector('[data-rule=studio-video] .flow')";
+    page.wait(&format!("{flow}.querySelector('.to').textContent.startsWith('10.1.0.')"));
+    page.wait(&format!("{flow}.querySelector('.out b').textContent.includes('k/s')"));
     let datagrams = "[...document.querySelectorAll('[data-rule=studio-video] dt')].find(e => e.textContent === 'Datagrams').nextSibling.textContent";
     let before = page.eval(datagrams);
     page.wait(&format!("{datagrams} !== {before}"));

@@ -58,10 +58,7 @@ pub(crate) async fn stats(
         rules: rules
             .into_iter()
             .map(|of| {
-                // The kernel path does not tell them apart.
-                let told = of.datapath != Some(Datapath::Kernel) || !flows.is_empty();
-                let flow_list =
-                    rule.filter(|_| told).map(|_| flow_list(&flows, segments, of.slot, sampler, time_ns));
+                let flow_list = rule.map(|_| flow_list(&flows, segments, of.slot, sampler, time_ns));
                 RuleStats { flow_list, ..rule_stats(of, segments, sampler, time_ns) }
             })
             .collect(),

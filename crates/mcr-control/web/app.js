@@ -1,7 +1,7 @@
 // The page: looks once a second, draws, and listens to keys and buttons.
 import { bits, count, el, keyed, mark, pps, put } from "./dom.js";
 import { draw } from "./chart.js";
-import { SLOTS, change, follow, lock, look, state, unlock, unlocked } from "./data.js";
+import { SLOTS, change, follow, lock, look, look_at, state, unlock, unlocked } from "./data.js";
 import { VIEWS, ui } from "./views.js";
 
 const get = (id) => document.getElementById(id);
@@ -144,6 +144,8 @@ ui.act = async (id, verb) => {
 async function turn() {
   try {
     await look();
+    const known = new Set(state.rules.map((rule) => rule.id));
+    await look_at([...ui.open].filter((id) => known.has(id)));
   } catch (error) {
     state.problem = error.status ? error.message : "the daemon does not answer";
   }

@@ -12,7 +12,7 @@ const LOST = ["tx_full", "tx_error", "rx_ring_drop", "rx_invalid_desc"];
 export const state = {
   rules: [], workers: [], interfaces: [], inputs: [], reflectors: [], events: [],
   totals: { in: 0, bits: 0, out: 0, drops: 0 }, series: { in: [], out: [], drops: [] },
-  history: new Map(), version: null, problem: "connecting", time: 0,
+  history: new Map(), flows: new Map(), version: null, problem: "connecting", time: 0,
 };
 
 let token = sessionStorage.getItem("mcr-token");
@@ -37,6 +37,13 @@ export async function look() {
   state.workers = workers.workers;
   state.interfaces = interfaces.interfaces;
   take(rules.rules, stats);
+}
+
+/** Asks who sends to these rules; those that are gone meanwhile are left out. */
+export async function look_at(ids) {
+  const answers = await Promise.allSettled(ids.map((id) => ask(`stats/${id}`)));
+  state.flows = new Map(answers.filter((answer) => answer.status === "fulfilled")
+    .flatMap((answer) => answer.value.rules).map((rule) => [rule.id, rule.flow_list]));
 }
 
 /** Joins rules and counters, and appends to what the charts show. */

@@ -29,6 +29,9 @@ function chips(box, drops, errors) {
   });
 }
 
+/** Senders that an open rule shows; mcrctl stats RULE has more of them. */
+const FLOWS_SHOWN = 12;
+
 const WORDS = { active: "active", paused: "paused", unresolved: "unresolved", failed: "failed", disabled: "off" };
 
 const rules = {
@@ -77,13 +80,14 @@ function flip(id) {
 /** What an open rule shows: why it is as it is, its outputs, and what can be done. */
 function outputs(detail, rule) {
   if (!detail.firstElementChild) {
-    detail.append(el("p.reason"), el("dl.facts"), el("div.outputs", { role: "table", "aria-label": "Outputs" }), el("div.actions"));
+    detail.append(el("p.reason"), el("dl.facts"), el("div.outputs", { role: "table", "aria-label": "Outputs" }),
+      el("div.outputs.flows", { role: "table", "aria-label": "Senders" }), el("p.more", { hidden: true }), el("div.actions"));
   }
-  const [reason, facts, table, actions] = detail.children;
+  const [reason, facts, table, senders, more, actions] = detail.children;
   put(reason, rule.reason ?? "");
   reason.hidden = !rule.reason;
   const seen = rule.counts.last_seen_ns ? ago((state.time - rule.counts.last_seen_ns) / 1e9) : "never";
-  const shown = [["Path", rule.datapath ? `${rule.datapath}: ${rule.datapath_reason}` : "none"], ["Worker", rule.worker],
+  const shown = [["Path", rule.datapath ? `${rule.datapath}: ${rule.datapath_reason}` : "none"], ["Worker", rule.datapath === "kernel" ? "none" : rule.worker],
     ["Datagrams", count(rule.counts.datagrams)], ["Bytes", count(rule.counts.bytes)], ["Flows", count(rule.counts.flows)], ["Last datagram", seen],
     ["Longest gap", time(rule.counts.gap_max_ns)], ["Jitter", time(rule.counts.jitter_ns)], ["Latency, median", time(rule.counts.latency?.p50_ns)],
     ["Latency, 99 %", time(rule.counts.latency?.p99_ns)], ["Mean rate", pps(rule.counts.mean_pps ?? 0)]];
@@ -99,8 +103,27 @@ function outputs(detail, rule) {
       chips(at(line, "reasons"), output.drops, output.send_errors);
       put(at(line, "why"), waits ? `${WORDS[output.state.state]}: ${output.state.reason ?? ""}` : "");
     });
+  flows(senders, more, state.flows.get(rule.id));
   const verbs = unlocked() ? [rule.enabled ? "disable" : "enable", ...(state.workers.length > 1 ? ["move"] : []), "remove"] : [];
   keyed(actions, verbs, (verb) => verb, (verb) => el(verb === "remove" ? "button.danger" : "button", { type: "button", onclick: () => ui.act(rule.id, verb) }, { enable: "Enable", disable: "Disable", move: "Move to the next worker", remove: "Remove" }[verb]));
+}
+
+/** Who sends to an open rule, the most first, and what of it has no line. */
+function flows(table, more, list) {
+  const all = list?.flows ?? [], shown = all.slice(0, FLOWS_SHOWN);
+  table.hidden = shown.length === 0;
+  keyed(table, shown, (flow) => flow.source,
+    (flow) => el("div.output.flow", { role: "row" }, cell("to mono", "From", flow.source), cell("out num", "Rate", el("b"), el("small")), cell("reasons", "Datagrams"), cell("last", "Last")),
+    (line, flow) => {
+      put(at(line, "out").firstElementChild, pps(flow.rate_pps));
+      put(at(line, "out").lastElementChild, bits(flow.rate_bps));
+      put(at(line, "reasons"), `${count(flow.datagrams)} datagrams, ${count(flow.bytes)} bytes`);
+      put(at(line, "last"), `last ${ago((state.time - flow.last_seen_ns) / 1e9)}`);
+    });
+  const hidden = all.length - shown.length + (list?.left_out ?? 0);
+  const words = [hidden > 0 ? `${count(hidden)} senders more` : "", list?.overflow_datagrams > 0 ? `${count(list.overflow_datagrams)} datagrams of senders beyond the table` : ""];
+  put(more, words.filter(Boolean).join(", "));
+  more.hidden = more.textContent === "";
 }
 
 /** A view whose rows are lines of text. */

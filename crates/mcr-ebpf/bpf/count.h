@@ -28,7 +28,52 @@ apiece int reject(struct __sk_buff *skb, struct frame *frame, __u32 reason)
 	return NEXT;
 }
 
-/* Counts a datagram of a rule, and its flow if it is a new one. */
+/* Tells a flow of datagrams; without a place for it, the rule. Written as a whole by one CPU or another, so the later time stays. */
+static inline_always void tell_flow(struct rule_counts *counts, struct flow_counts *flow, __u64 datagrams, __u64 bytes,
+				    __u64 last_ns)
+{
+	if (!flow) {
+		counts->overflow += datagrams;
+		return;
+	}
+	__sync_fetch_and_add(&flow->datagrams, datagrams);
+	__sync_fetch_and_add(&flow->bytes, bytes);
+	flow->last_ns = last_ns;
+}
+
+/* The flow at hand is not the one before: tells both of their datagrams, and the rule of a new one. `bytes` and one frame are counted. */
+apiece int change_flow(const struct frame *frame, struct rule_counts *counts, __u32 rule, __u64 before_ns)
+{
+	if (!frame || !counts)
+		return -1;
+	counts->changes_begun += 1;
+	struct flow flow = { .rule = rule, .port = counts->last_port - 1 };
+	copy_address(flow.source, counts->last_source, 1);
+	__u64 datagrams = counts->datagrams - frame->datagrams - counts->told_datagrams;
+	/* Its first ones it has been told of. */
+	if (datagrams > 0)
+		tell_flow(counts, bpf_map_lookup_elem(&flows, &flow), datagrams,
+			  counts->bytes - frame->payload_bytes - counts->told_bytes, before_ns);
+	flow.port = frame->source_port;
+	copy_address(flow.source, frame->key.source, 1);
+	/* Looked up first, because that takes no lock. */
+	struct flow_counts *known = bpf_map_lookup_elem(&flows, &flow);
+	if (unlikely(!known)) {
+		struct flow_counts new = { .first_ns = counts->last_ns };
+		if (bpf_map_update_elem(&flows, &flow, &new, BPF_NOEXIST) == 0)
+			counts->flows += 1;
+		known = bpf_map_lookup_elem(&flows, &flow);
+	}
+	tell_flow(counts, known, frame->datagrams, frame->payload_bytes, counts->last_ns);
+	counts->told_datagrams = counts->datagrams;
+	counts->told_bytes = counts->bytes;
+	counts->last_port = frame->source_port + 1U;
+	copy_address(counts->last_source, frame->key.source, 1);
+	counts->changes += 1;
+	return 0;
+}
+
+/* Counts a datagram of a rule. */
 apiece int count_rule(const struct frame *frame, __u32 rule)
 {
 	if (!frame)
@@ -36,7 +81,7 @@ apiece int count_rule(const struct frame *frame, __u32 rule)
 	struct rule_counts *counts = bpf_map_lookup_elem(&rules, &rule);
 	if (!counts)
 		return -1;
-	__u64 now_ns = bpf_ktime_get_coarse_ns();
+	__u64 now_ns = bpf_ktime_get_coarse_ns(), before_ns = counts->last_ns;
 	if (unlikely(counts->datagrams == 0))
 		counts->first_ns = now_ns;
 	counts->last_ns = now_ns;
@@ -47,15 +92,7 @@ apiece int count_rule(const struct frame *frame, __u32 rule)
 		   counts->last_source[1] == source[1] && counts->last_source[2] == source[2] &&
 		   counts->last_source[3] == source[3]))
 		return 0;
-	counts->last_port = frame->source_port + 1U;
-	copy_address(counts->last_source, source, 1);
-	struct flow flow = { .rule = rule, .port = frame->source_port };
-	copy_address(flow.source, source, 1);
-	__u8 here = 1;
-	/* Looked up first, because that takes no lock. A full table counts no further. */
-	if (!bpf_map_lookup_elem(&flows, &flow) && bpf_map_update_elem(&flows, &flow, &here, BPF_NOEXIST) == 0)
-		counts->flows += 1;
-	return 0;
+	return change_flow(frame, counts, rule, before_ns);
 }
 
 static inline_always void count_drop(const struct frame *frame, struct output_counts *counts, __u32 reason)

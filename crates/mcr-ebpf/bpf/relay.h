@@ -72,15 +72,21 @@ struct input_counts {
 	__u64 drops[INPUT_DROPS];
 };
 struct rule_counts {
+	__u32 changes; /* Of the flow seen last, when they are done; a reader that finds the other number greater reads again. */
+	__u32 last_port;
 	__u64 datagrams;
 	__u64 bytes;
 	__u64 first_ns;
 	__u64 last_ns;
+	__u32 last_source[4]; /* The flow seen last, plus 1 in its port: a row of its datagrams is looked up once. */
 	__u64 flows;
-	__u32 last_source[4]; /* The flow seen last, so that a row of its datagrams is looked up once. */
-	__u32 last_port;
+	__u64 told_datagrams; /* Of `datagrams` and `bytes`, what flows have been told; the rest is of the flow seen last. */
+	__u64 told_bytes;
+	__u64 overflow; /* Datagrams of flows that found no place. */
 	__u32 unused;
+	__u32 changes_begun;
 };
+_Static_assert(sizeof(struct rule_counts) == 96, "layout.rs");
 enum output_drop {
 	OUTPUT_SEND_ERROR,
 	OUTPUT_QUEUE_FULL,
@@ -101,6 +107,14 @@ struct flow {
 	__u32 rule;
 	__u32 port;
 	__u32 source[4];
+};
+
+/* What a flow has been told of; added to by all CPUs. */
+struct flow_counts {
+	__u64 datagrams;
+	__u64 bytes;
+	__u64 first_ns;
+	__u64 last_ns;
 };
 
 /* The sizes here are the least; the loader sets what is needed. */
@@ -154,5 +168,5 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct flow);
-	__type(value, __u8);
+	__type(value, struct flow_counts);
 } flows SEC(".maps");

@@ -1,5 +1,7 @@
 //! What the programs counted since it was last asked.
 
+use std::net::SocketAddr;
+
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     plan::{OutputSlot, RuleSlot},
@@ -25,6 +27,21 @@ pub enum Delta {
         /// Datagrams that none got, by reason.
         drops: [(InputDrop, u64); 5],
     },
+    /// A flow of a rule, after the rule itself.
+    Flow {
+        /// Whose.
+        slot: RuleSlot,
+        /// Who sends.
+        source: SocketAddr,
+        /// Datagrams.
+        datagrams: u64,
+        /// Their payload bytes.
+        bytes: u64,
+        /// When the first one came, by the monotonic clock.
+        first_seen_ns: u64,
+        /// When the last one came, by the same clock.
+        last_seen_ns: u64,
+    },
     /// A rule.
     Rule {
         /// Which.
@@ -39,6 +56,8 @@ pub enum Delta {
         last_seen_ns: u64,
         /// Flows not seen before.
         flows: u64,
+        /// Datagrams of flows that found no place in the table.
+        flow_overflow: u64,
     },
     /// An output.
     Output {
@@ -96,6 +115,7 @@ impl Counts for RuleCounts {
             first_ns: [self.first_ns, other.first_ns].into_iter().filter(|ns| *ns != 0).min().unwrap_or(0),
             last_ns: self.last_ns.max(other.last_ns),
             flows: self.flows + other.flows,
+            overflow: self.overflow + other.overflow,
             ..Self::default()
         }
     }
@@ -140,6 +160,8 @@ impl RuleCounts {
             first_seen_ns: self.first_ns,
             last_seen_ns: self.last_ns,
             flows: self.flows - told.flows,
+            // What a CPU has not told its flow yet is counted here, too, and on its way was in neither place.
+            flow_overflow: self.overflow.saturating_sub(told.overflow),
         }
     }
 }

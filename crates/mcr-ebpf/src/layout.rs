@@ -121,7 +121,8 @@ pub(crate) union Entry {
 }
 
 const _: () = assert!(size_of::<Key>() == 40 && size_of::<Entry>() == 72);
-const _: () = assert!(size_of::<TraceEntry>() == 40);
+const _: () = assert!(size_of::<TraceEntry>() == 40 && size_of::<RuleCounts>() == 96);
+const _: () = assert!(size_of::<FlowKey>() == 24 && size_of::<FlowCounts>() == 32);
 const _: () = assert!(size_of::<Head>() == 72 && size_of::<OutputEntry>() == 72);
 
 impl From<Head> for Entry {
@@ -151,14 +152,19 @@ pub(crate) struct InputCounts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct RuleCounts {
+    pub(crate) changes: u32,
+    pub(crate) last_port: u32,
     pub(crate) datagrams: u64,
     pub(crate) bytes: u64,
     pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
-    pub(crate) flows: u64,
     pub(crate) last_source: [u32; 4],
-    pub(crate) last_port: u32,
+    pub(crate) flows: u64,
+    pub(crate) told_datagrams: u64,
+    pub(crate) told_bytes: u64,
+    pub(crate) overflow: u64,
     pub(crate) unused: u32,
+    pub(crate) changes_begun: u32,
 }
 
 /// `struct output_counts`; the drops in the order of `enum output_drop`.
@@ -172,12 +178,29 @@ pub(crate) struct OutputCounts {
 }
 
 /// `struct flow`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub(crate) struct FlowKey {
     pub(crate) rule: u32,
     pub(crate) port: u32,
     pub(crate) source: [u32; 4],
+}
+
+impl FlowKey {
+    /// Who sends.
+    pub(crate) fn source(&self, ipv6: bool) -> SocketAddr {
+        SocketAddr::new(address(self.source, ipv6), u16::from_be(self.port as u16))
+    }
+}
+
+/// `struct flow_counts`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct FlowCounts {
+    pub(crate) datagrams: u64,
+    pub(crate) bytes: u64,
+    pub(crate) first_ns: u64,
+    pub(crate) last_ns: u64,
 }
 
 /// `struct trace`.
@@ -201,4 +224,4 @@ macro_rules! pod {
         )+
     };
 }
-pod!(Key, Head, OutputEntry, Entry, InputCounts, RuleCounts, OutputCounts, FlowKey, TraceEntry);
+pod!(Key, Head, OutputEntry, Entry, InputCounts, RuleCounts, OutputCounts, FlowKey, FlowCounts, TraceEntry);

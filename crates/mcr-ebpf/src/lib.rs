@@ -16,9 +16,11 @@
 //!   one that is down. Whoever follows the devices' states gives such outputs [`Way::Nowhere`].
 
 mod arena;
+mod batch;
 mod clsact;
 mod counts;
 mod error;
+mod flows;
 mod grace;
 mod group;
 mod layout;

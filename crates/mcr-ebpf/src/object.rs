@@ -4,11 +4,12 @@ use std::{
     collections::BTreeSet,
     ffi::{CStr, CString},
     io,
+    os::fd::AsFd as _,
 };
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
         tc::{SchedClassifierLink, TcAttachOptions},
@@ -16,9 +17,10 @@ use aya::{
 };
 
 use crate::{
+    batch,
     clsact::{self, Entry as IngressEntry, Filter},
     error::{AttachError, LoadError, UpdateError, os_error},
-    layout::{Entry, FlowKey, InputCounts, Key, OutputCounts, RuleCounts, TraceEntry},
+    layout::{Entry, FlowCounts, FlowKey, InputCounts, Key, OutputCounts, RuleCounts, TraceEntry},
 };
 
 static RELAY: &[u8] = aya::include_bytes_aligned!("../bpf/relay.bpf.o");
@@ -47,7 +49,7 @@ pub(crate) struct Object {
     pub(crate) inputs: PerCpu<InputCounts>,
     pub(crate) rules: PerCpu<RuleCounts>,
     pub(crate) outputs: PerCpu<OutputCounts>,
-    pub(crate) flows: HashMap<MapData, FlowKey, u8>,
+    pub(crate) flows: HashMap<MapData, FlowKey, FlowCounts>,
     pub(crate) traces: Array<MapData, TraceEntry>,
     pub(crate) drop_traces: Array<MapData, u32>,
     pub(crate) trace_ring: RingBuf<MapData>,
@@ -86,6 +88,11 @@ impl Object {
         })
     }
 
+    /// The flows and what they have been told of.
+    pub(crate) fn flow_rows(&self) -> Vec<(FlowKey, FlowCounts)> {
+        batch::read_all(self.flows.map().fd().as_fd(), 2 * FLOWS_MAX as usize)
+    }
+
     /// Forgets the flows of rules, by their places.
     pub(crate) fn forget_flows(&mut self, rules: &[u32]) {
         if rules.is_empty() {
@@ -104,7 +111,7 @@ impl Object {
     pub(crate) fn copy_flows(&mut self, from: &Self) {
         for flow in from.flows.keys().filter_map(Result::ok).take(2 * FLOWS_MAX as usize) {
             // If it cannot be, the flow counts again.
-            let _ = self.flows.insert(flow, 1, 0);
+            let _ = self.flows.insert(flow, FlowCounts::default(), 0);
         }
     }
 

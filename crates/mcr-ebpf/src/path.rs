@@ -4,6 +4,7 @@
 //! new block is written where nothing is read, and one word makes it the one that is read. A place (of a block, of a counter) is used
 //! again only when every program that may know it has ended. All is held by descriptors: it ends with this value or its process.
 
+mod collect;
 mod trace;
 
 use std::{
@@ -15,12 +16,13 @@ use mcr_proto::plan::{OutputSlot, RuleSlot};
 
 use crate::{
     arena::Arena,
-    counts::{Counts, Delta},
+    counts::Delta,
     error::{AttachError, LoadError, UpdateError},
+    flows::Flows,
     grace::{Grace, Ticket},
     group::{self, Content, Places},
     layout::{Entry, Head, InputCounts, Key, OutputCounts, RuleCounts, route},
-    object::{self, Link, Object, Sizes, map_error},
+    object::{Link, Object, Sizes, map_error},
     pool::Pool,
     rule::{Output, Rule},
 };
@@ -53,6 +55,7 @@ pub struct KernelPath {
     counters: Counters,
     /// Counted by an object that is no more.
     carried: Vec<Delta>,
+    flows: Flows,
     traces: trace::Traces,
 }
 
@@ -117,6 +120,7 @@ impl KernelPath {
                 traced: HashMap::new(),
             },
             carried: Vec::new(),
+            flows: Flows::default(),
             traces: trace::Traces::default(),
         })
     }
@@ -203,25 +207,6 @@ impl KernelPath {
             let _ = self.install(group_of(old));
         }
         self.retire_counters(old.as_ref(), slot);
-    }
-
-    /// Tells what was counted since the last time, leaving out what did not count.
-    pub fn collect(&mut self, mut each: impl FnMut(Delta)) {
-        self.carried.drain(..).for_each(&mut each);
-        let Self { grace, object, counters, .. } = self;
-        // Asked before anything is read: what has ended counts no more.
-        let passed = grace.passed();
-        let ended = |ticket: Ticket| ticket <= passed;
-        let inputs = counters.inputs.take_ended(ended);
-        let rules = counters.rules.take_ended(ended);
-        let outputs = counters.outputs.take_ended(ended);
-        read(&object.inputs, &mut counters.inputs, |new, told, owner| each(new.since(told, owner)));
-        read(&object.rules, &mut counters.rules, |new, told, owner| each(new.since(told, owner)));
-        read(&object.outputs, &mut counters.outputs, |new, told, owner| each(new.since(told, owner)));
-        object.forget_flows(&rules);
-        give(&mut object.inputs, &mut counters.inputs, inputs);
-        give(&mut object.rules, &mut counters.rules, rules);
-        give(&mut object.outputs, &mut counters.outputs, outputs);
     }
 
     /// Waits until every change has taken effect on all CPUs: milliseconds. Then [`KernelPath::collect`] is exact for what was
@@ -419,6 +404,7 @@ impl KernelPath {
         self.collect(|delta| carried.push(delta));
         self.carried = carried;
         self.leave_traces();
+        self.flows.begin_anew();
         self.object = object;
         (self.arena, self.sizes) = (arena, sizes);
         self.leaving.clear();
@@ -470,34 +456,4 @@ fn write(
         object.blocks.set(place, Entry::from(*entry), 0).map_err(map_error)?;
     }
     object.routes.insert(key, route(row.base, generation), 0).map_err(map_error)
-}
-
-/// Reads every place in use and tells those that have changed.
-fn read<O: Copy + Eq + std::hash::Hash, C: Counts + aya::Pod>(
-    map: &object::PerCpu<C>,
-    pool: &mut Pool<O, C>,
-    mut changed: impl FnMut(C, C, O),
-) {
-    for (place, owner, told) in pool.places() {
-        // A place that exists can be read; if not, it is told the next time.
-        let Ok(values) = map.get(&place, 0) else { continue };
-        let new = values.iter().fold(C::default(), |sum, value| sum.sum(*value));
-        if new != *told {
-            changed(new, *told, owner);
-            *told = new;
-        }
-    }
-}
-
-/// Clears places that count no more, and makes them free.
-fn give<O: Copy + Eq + std::hash::Hash, C: Counts + aya::Pod>(
-    map: &mut object::PerCpu<C>,
-    pool: &mut Pool<O, C>,
-    ended: Vec<u32>,
-) {
-    for place in ended {
-        if object::clear(map, place).is_ok() {
-            pool.give(place);
-        }
-    }
 }

@@ -49,6 +49,11 @@ impl<O: Copy + Eq + Hash, C: Default + Copy> Pool<O, C> {
         *self.owners.get(&owner).expect("a place is given before it is used")
     }
 
+    /// Whether the owner of a place still has it.
+    pub(crate) fn is_current(&self, place: u32) -> bool {
+        self.owner(place).is_some_and(|owner| self.owners.get(&owner) == Some(&place))
+    }
+
     /// Who has, or last had, a place.
     pub(crate) fn owner(&self, place: u32) -> Option<O> {
         self.told.get(&place).map(|(owner, _)| *owner)

@@ -4,6 +4,7 @@
 //! What is not here: which rules may go there (`mcr_relay::compile`), memberships (`holds`), the program itself (`mcr_ebpf`).
 
 mod beside;
+mod flows;
 mod hops;
 mod local;
 pub(crate) mod swallowing;
@@ -63,6 +64,7 @@ pub(crate) struct Kernel {
     /// Counters' places that the program may still count in.
     retired: Vec<Retired>,
     traces: traces::Traces,
+    flows: flows::Rows,
     stale: bool,
 }
 
@@ -108,6 +110,7 @@ impl Kernel {
             predecessors: HashMap::new(),
             retired: Vec::new(),
             traces: traces::Traces::default(),
+            flows: flows::Rows::default(),
             stale: false,
         }
     }
@@ -157,6 +160,7 @@ impl Kernel {
             && let Some(gone) = self.rules.remove(&before)
         {
             self.swallowing.touch(gone.spec.input.socket_addr());
+            self.flows.end(&self.counters, before);
         }
         let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, told };
         self.rules.insert(slot, carried);
@@ -198,6 +202,7 @@ impl Kernel {
                 path.remove_rule(slot);
             }
             self.swallowing.touch(rule.spec.input.socket_addr());
+            self.flows.end(&self.counters, slot);
             self.tidy();
         }
     }
@@ -321,9 +326,9 @@ impl Kernel {
 
     /// Brings the program's counts into the segment.
     pub(crate) fn count(&mut self) {
-        let Self { path: Some(path), counters, inputs, .. } = self else { return };
+        let Self { path: Some(path), counters, inputs, flows, .. } = self else { return };
         let offset_ns = since_1970_ns().saturating_sub(monotonic_ns());
-        path.collect(|delta| note_delta(counters, inputs, offset_ns, delta));
+        path.collect(|delta| note_delta(counters, inputs, flows, offset_ns, delta));
     }
 
     /// Loads the program with the first need.
@@ -441,8 +446,18 @@ fn lack_of_room(error: &UpdateError) -> KernelLack {
     }
 }
 
-fn note_delta(counters: &Segment, inputs: &HashMap<u32, InputSlot>, offset_ns: u64, delta: Delta) {
+fn note_delta(
+    counters: &Segment,
+    inputs: &HashMap<u32, InputSlot>,
+    flows: &mut flows::Rows,
+    offset_ns: u64,
+    delta: Delta,
+) {
     match delta {
+        Delta::Flow { slot, source, datagrams, bytes, first_seen_ns, last_seen_ns } => {
+            let [first_ns, last_ns] = [first_seen_ns, last_seen_ns].map(|time_ns| time_ns + offset_ns);
+            flows.count(counters, slot, source, [datagrams, bytes], [first_ns, last_ns]);
+        }
         Delta::Input { ifindex, frames, datagrams, bytes, matched, drops } => {
             let Some(slot) = inputs.get(&ifindex) else { return };
             let input = counters.input(*slot);
@@ -452,10 +467,13 @@ fn note_delta(counters: &Segment, inputs: &HashMap<u32, InputSlot>, offset_ns: u
             input.matched.add(matched);
             drops.iter().for_each(|(reason, count)| input.drops[*reason as usize].add(*count));
         }
-        Delta::Rule { slot, datagrams, bytes, first_seen_ns, last_seen_ns, flows } => {
+        Delta::Rule { slot, datagrams, bytes, first_seen_ns, last_seen_ns, flows, flow_overflow } => {
             let rule = counters.rule(slot);
             rule.told(datagrams, bytes, first_seen_ns + offset_ns, last_seen_ns + offset_ns);
             rule.flows.add(flows);
+            if flow_overflow > 0 {
+                counters.flow_overflowed(slot, flow_overflow);
+            }
         }
         Delta::Output { slot, copies, bytes, drops, errno } => {
             let output = counters.output(slot);

@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /api/rules`, `stats`, `workers`, `interfaces` | as `rule.list`, `stats.get`, `worker.list`, `interface.list` |
+//! | `GET /api/stats/RULE` | as `stats.get` of one rule, with its flows |
 //! | `GET /api/version` | as `version`, and `may_change`: whether a token is configured |
 //! | `GET /api/events` | server-sent events; the last ones first, or those after `Last-Event-ID` |
 //! | `GET /api/token` | 204 if the token is right |
@@ -64,6 +65,9 @@ impl Web {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return not_allowed("GET, HEAD");
         }
+        if let Some(rule) = path.strip_prefix("stats/") {
+            return self.one(rule).await.into();
+        }
         let document = match path {
             "rules" => self.ask(Kind::Rules, Call::RuleList(None)).await,
             "stats" => self.ask(Kind::Stats, Call::StatsGet(None)).await,
@@ -85,13 +89,21 @@ impl Web {
     }
 
     async fn ask(&self, kind: Kind, call: Call) -> Document {
-        let make = async {
-            match answer(&self.service, call).await {
-                Ok(outcome) => json(&outcome),
-                Err(fault) => fault.into(),
-            }
-        };
-        self.shelf.get(kind, make).await
+        self.shelf.get(kind, self.make(call)).await
+    }
+
+    async fn one(&self, rule: &str) -> Document {
+        match rule_ref(rule) {
+            Ok(of) => self.shelf.get_of(rule, self.make(Call::StatsGet(Some(of)))).await,
+            Err(message) => Fault::new(FaultKind::Invalid, message).at("rule").into(),
+        }
+    }
+
+    async fn make(&self, call: Call) -> Document {
+        match answer(&self.service, call).await {
+            Ok(outcome) => json(&outcome),
+            Err(fault) => fault.into(),
+        }
     }
 
     fn events(self: &Rc<Self>, request: &Request<Incoming>) -> Response<Body> {

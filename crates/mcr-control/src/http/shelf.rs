@@ -1,7 +1,12 @@
 //! Documents that many ask for, made once a period: whoever asks meanwhile gets the same, and whoever asks while one is made
 //! waits for that. So scrapes and pages, however many, cost what one of each costs.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
 
 use tokio::{sync::Mutex, time::Instant};
 
@@ -19,6 +24,10 @@ pub(super) enum Kind {
 }
 
 const KINDS: usize = 6;
+/// Documents of single rules that lie here; more of them are more rules than pages show open.
+const RULES_MAX: usize = 64;
+
+type Place = Mutex<Option<Kept>>;
 
 #[derive(Debug)]
 struct Kept {
@@ -32,12 +41,13 @@ struct Kept {
 pub(super) struct Shelf {
     fresh: Duration,
     age: Cell<u64>,
-    places: [Mutex<Option<Kept>>; KINDS],
+    places: [Place; KINDS],
+    rules: RefCell<HashMap<String, Rc<Place>>>,
 }
 
 impl Shelf {
     pub(super) fn new(fresh: Duration) -> Self {
-        Self { fresh, age: Cell::new(0), places: Default::default() }
+        Self { fresh, age: Cell::new(0), places: Default::default(), rules: RefCell::default() }
     }
 
     /// Nothing that lies here is as things are: they were changed.
@@ -47,7 +57,23 @@ impl Shelf {
 
     /// What lies here if it is fresh, else what is made now. A failure is kept as long as anything else.
     pub(super) async fn get(&self, kind: Kind, make: impl Future<Output = Document>) -> Document {
-        let mut place = self.places[kind as usize].lock().await;
+        self.kept(&self.places[kind as usize], make).await
+    }
+
+    /// The same of the document of one rule.
+    pub(super) async fn get_of(&self, rule: &str, make: impl Future<Output = Document>) -> Document {
+        let place = {
+            let mut rules = self.rules.borrow_mut();
+            if rules.len() >= RULES_MAX && !rules.contains_key(rule) {
+                rules.clear();
+            }
+            Rc::clone(rules.entry(rule.to_owned()).or_default())
+        };
+        self.kept(&place, make).await
+    }
+
+    async fn kept(&self, place: &Place, make: impl Future<Output = Document>) -> Document {
+        let mut place = place.lock().await;
         if let Some(kept) = &*place
             && kept.age == self.age.get()
             && kept.made.elapsed() < self.fresh
@@ -94,6 +120,15 @@ mod tests {
             shelf.clear();
             assert_eq!(ask().await, "2\n");
             assert_eq!(ask().await, "2\n");
+            let of = async |rule: &str| {
+                shelf.get_of(rule, async { Document::plain(StatusCode::OK, rule.to_owned()) }).await.text
+            };
+            assert_eq!(of("a").await, "a\n");
+            assert_eq!(of("b").await, "b\n");
+            for rule in 0..3 * RULES_MAX {
+                of(&rule.to_string()).await;
+            }
+            assert!(shelf.rules.borrow().len() <= RULES_MAX);
         });
     }
 

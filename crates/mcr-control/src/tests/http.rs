@@ -320,6 +320,10 @@ fn the_api_gives_what_the_control_protocol_gives() {
         assert!(got.head.contains("content-type: application/json"), "{}", got.head);
     }
     assert_eq!(get(&stage, "/api/stats").json()["rules"].as_array().map(Vec::len), Some(2));
+    let one = get(&stage, "/api/stats/r1").json();
+    assert_eq!(one["rules"].as_array().map(Vec::len), Some(1));
+    assert!(one["rules"][0]["flow_list"]["flows"].is_array(), "{one}");
+    assert_eq!(get(&stage, "/api/stats/nobody").status, 404);
     let version = json!({"version": env!("CARGO_PKG_VERSION"), "protocol": 1, "may_change": true});
     assert_eq!(get(&stage, "/api/version").json(), version);
     let got = get(&stage, "/api/nothing");

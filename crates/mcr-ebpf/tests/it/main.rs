@@ -3,6 +3,7 @@
 
 mod arrivals;
 mod clsact;
+mod flows;
 mod frames;
 mod life;
 mod outputs;

@@ -64,6 +64,9 @@ pub(crate) struct Totals {
     pub(crate) matched: u64,
     pub(crate) input_drops: Vec<(InputDrop, u64)>,
     pub(crate) rules: std::collections::BTreeMap<u32, (u64, u64, u64)>,
+    /// Datagrams and bytes by rule and source.
+    pub(crate) flows: std::collections::BTreeMap<(u32, SocketAddr), (u64, u64)>,
+    pub(crate) overflow: std::collections::BTreeMap<u32, u64>,
     pub(crate) copies: std::collections::BTreeMap<u32, (u64, u64)>,
     pub(crate) output_drops: Vec<(u32, OutputDrop, u64)>,
     pub(crate) errnos: Vec<i32>,
@@ -78,7 +81,13 @@ impl Totals {
                 self.matched += matched;
                 self.input_drops.extend(drops.iter().filter(|(_, count)| *count > 0));
             }
-            Delta::Rule { slot, datagrams, bytes, flows, first_seen_ns, last_seen_ns } => {
+            Delta::Flow { slot, source, datagrams, bytes, first_seen_ns, last_seen_ns } => {
+                assert!(first_seen_ns > 0 && first_seen_ns <= last_seen_ns, "{first_seen_ns} {last_seen_ns}");
+                let flow = self.flows.entry((slot.0, source)).or_default();
+                *flow = (flow.0 + datagrams, flow.1 + bytes);
+            }
+            Delta::Rule { slot, datagrams, bytes, flows, flow_overflow, first_seen_ns, last_seen_ns } => {
+                *self.overflow.entry(slot.0).or_default() += flow_overflow;
                 assert!(first_seen_ns > 0 && first_seen_ns <= last_seen_ns, "{first_seen_ns} {last_seen_ns}");
                 let rule = self.rules.entry(slot.0).or_default();
                 *rule = (rule.0 + datagrams, rule.1 + bytes, rule.2 + flows);

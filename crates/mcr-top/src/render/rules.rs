@@ -1,6 +1,9 @@
 //! The rules, and the outputs of one.
 
-use mcr_proto::{message::RuleState, rule::RuleId};
+use mcr_proto::{
+    message::RuleState,
+    rule::{Datapath, RuleId},
+};
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -102,12 +105,17 @@ pub(super) fn opened(model: &Model, rule: RuleId, frame: &mut Frame<'_>, area: R
         return;
     };
     let [head, body] = Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).areas(area);
-    let path = info.datapath.map_or_else(|| "no path".to_owned(), |path| path.to_string());
+    let path = match info.datapath {
+        None => "no path".to_owned(),
+        // No worker sees its datagrams.
+        Some(Datapath::Kernel) => Datapath::Kernel.to_string(),
+        Some(path) => format!("{path}, worker {}", info.worker),
+    };
     let mut first = vec![
         Span::styled(info.name.to_string(), BOLD),
         Span::raw("  "),
         Span::styled(info.state.to_string(), state_style(info.state)),
-        Span::raw(format!("  {path}, worker {}", info.worker)),
+        Span::raw(format!("  {path}")),
     ];
     if let Some(reason) = &info.reason {
         first.push(Span::styled(format!("  {reason}"), WARN));

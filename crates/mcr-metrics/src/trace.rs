@@ -269,9 +269,15 @@ impl Trace {
         cursor.datagrams = written;
     }
 
-    /// Shows the outcomes of copies since the last time, as far as they were not overwritten.
-    pub fn read_copies(&self, cursor: &mut TraceCursor, mut show: impl FnMut(TracedCopy)) {
-        let written = self.copies_written.load(Acquire);
+    /// Shows the outcomes of copies since the last time and up to `until`, as far as they were not overwritten. If that was
+    /// [`Trace::end`] before the datagrams were read, those of them all are among the datagrams.
+    pub fn read_copies(
+        &self,
+        cursor: &mut TraceCursor,
+        until: TraceCursor,
+        mut show: impl FnMut(TracedCopy),
+    ) {
+        let written = until.copies;
         let mut words = [0; 5];
         for index in waiting(cursor.copies, written, TRACED_COPIES) {
             if !self.copies[index as usize % TRACED_COPIES].read(index + 1, &mut words) {
@@ -488,7 +494,7 @@ mod tests {
             [(datagram(1), b"abcdefghij".to_vec()), (plain, Vec::new()), (unread, vec![9; SNAP_BYTES_MAX])];
         assert_eq!(datagrams(reader.trace(), &mut cursor), want);
         let mut copies = Vec::new();
-        reader.trace().read_copies(&mut cursor, |copy| copies.push(copy));
+        reader.trace().read_copies(&mut cursor, reader.trace().end(), |copy| copies.push(copy));
         assert_eq!(copies, [copy(1), TracedCopy { drop: None, errno: 0, ..copy(2) }]);
         assert_eq!(datagrams(reader.trace(), &mut cursor), []);
         assert_eq!(cursor, reader.trace().end());
@@ -505,7 +511,7 @@ mod tests {
         assert_eq!(numbers, (6..=all).collect::<Vec<_>>());
         (1..=TRACED_COPIES as u64 + 1).for_each(|number| writer.trace().record_copy(&copy(number)));
         let mut first = None;
-        reader.trace().read_copies(&mut cursor, |copy| {
+        reader.trace().read_copies(&mut cursor, reader.trace().end(), |copy| {
             first.get_or_insert(copy.number);
         });
         assert_eq!(first, Some(2));
@@ -554,7 +560,7 @@ mod tests {
         writer.trace().copies_written.store(u64::MAX, Relaxed);
         let mut cursor = TraceCursor::default();
         assert_eq!(datagrams(reader.trace(), &mut cursor), []);
-        reader.trace().read_copies(&mut cursor, |copy| panic!("{copy:?}"));
+        reader.trace().read_copies(&mut cursor, reader.trace().end(), |copy| panic!("{copy:?}"));
     }
 
     proptest! {

@@ -166,13 +166,15 @@ impl Worker {
             self.is_over = true;
         }
         let Self { cursor, waiting, last, .. } = self;
+        // Of what is recorded from here on, outcomes could be read without their datagrams.
+        let end = trace.end();
         trace.read_datagrams(cursor, |record, frame| {
             if record.trace == id && record.number > *last {
                 let frame = frame.to_vec();
                 waiting.insert(record.number, Waiting { record, frame, copies: Vec::new() });
             }
         });
-        trace.read_copies(cursor, |copy| {
+        trace.read_copies(cursor, end, |copy| {
             if copy.trace == id
                 && let Some(known) = waiting.get_mut(&copy.number)
                 && known.copies.len() < copies_max(&known.record)

@@ -179,11 +179,11 @@ const events = plain({
 const reflectors = plain({
   name: "reflectors", title: "Reflectors", empty: "No reflectors. Add one with mcrctl reflect add INTERFACE",
   items: () => state.reflectors, key: (one) => one.name,
-  health: (one) => (one.state !== "active" || one.losing ? "bad" : one.lost > 0 || one.restarts > 0 ? "warn" : "good"),
-  columns: [["name", "Reflector", (one) => one.name], ["state", "State", (one) => WORDS[one.state] ?? one.state], ["input", "Interface", (one) => one.interface],
+  health: (one) => (one.state !== "active" || one.fault || one.losing ? "bad" : one.lost > 0 || one.restarts > 0 ? "warn" : "good"),
+  columns: [["name", "Reflector", (one) => one.name], ["state", "State", (one) => (one.state === "active" && one.fault ? "unhealthy" : WORDS[one.state] ?? one.state)], ["input", "Interface", (one) => one.interface],
     ["num rate", "Sends back", (one) => pps(one.rate)], ["num", "Reflected", (one) => count(one.counters.reflected)], ["num", "Rejected", (one) => count(sum(one.rejected))],
     ["num drops", "Lost", (one) => count(one.lost)], ["num", "p99", (one) => (one.latency ? `${(one.latency.p99_ns / 1000).toFixed(1)} \u00b5s` : "")],
-    ["input wide", "How", (one) => [one.platform, `mode ${one.mode}`, one.reason].filter(Boolean).join(", ")]],
+    ["input wide", "How", (one) => [one.platform, `mode ${one.mode}`, one.reason ?? one.fault].filter(Boolean).join(", ")]],
 });
 
 export const VIEWS = [rules, workers, interfaces, events, reflectors];

@@ -114,27 +114,29 @@ pub(super) fn reflectors(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     }
     let narrow = area.width < NARROW;
     let rows = reflectors.iter().skip(model.scroll).map(|(reflector, pps, lost)| {
-        let style = match reflector.state {
-            RuleState::Active => GOOD,
-            RuleState::Failed => BAD,
-            _ => WARN,
+        let (state, style) = match reflector.state {
+            RuleState::Active if reflector.fault.is_some() => ("unhealthy".to_owned(), BAD),
+            RuleState::Active => (RuleState::Active.to_string(), GOOD),
+            RuleState::Failed => (RuleState::Failed.to_string(), BAD),
+            other => (other.to_string(), WARN),
         };
         let rejected: u64 = reflector.rejected.values().sum();
         let loss = if lost.rate > 0.0 { BAD } else { Style::new() };
         let mut cells = vec![
             Line::from(reflector.name.clone()),
-            Line::styled(reflector.state.to_string(), style),
+            Line::styled(state, style),
             Line::from(human(pps.round())),
             Line::styled(human(lost.total as f64), loss),
         ];
         if !narrow {
             let p99 =
                 reflector.latency.map(|latency| format!("{}us", human((latency.p99_ns / 1_000) as f64)));
-            let platform = reflector.platform.clone().or_else(|| reflector.reason.clone());
+            // What is wrong is in place of what it is by.
+            let how = reflector.fault.as_ref().or(reflector.platform.as_ref()).or(reflector.reason.as_ref());
             cells.push(Line::from(human(rejected as f64)));
             cells.push(Line::from(p99.unwrap_or_else(|| "-".into())));
             cells.push(Line::from(reflector.interface.to_string()));
-            cells.push(Line::from(platform.unwrap_or_else(|| "-".into())));
+            cells.push(Line::from(how.map_or_else(|| "-".into(), Clone::clone)));
         }
         Row::new(cells)
     });

@@ -334,6 +334,19 @@ fn reflectors_show_what_they_send_back_and_lose() {
 }
 
 #[test]
+fn a_reflector_that_runs_and_does_not_reflect_is_unhealthy_and_says_why() {
+    let mut model = Model::new(String::new());
+    keys(&mut model, "5");
+    let Update::Look(mut look) = with_reflector(2, 1_000, 0) else { panic!("a look") };
+    look.stats.reflectors[0].fault = Some("the link is down".into());
+    model.update(Update::Look(look));
+    let picture = draw(&model, 120, 24);
+    assert!(lines(&picture)[3].starts_with("bench-port       unhealthy"), "{:?}", lines(&picture)[3]);
+    assert!(lines(&picture)[3].ends_with("the link is down"), "{:?}", lines(&picture)[3]);
+    assert_eq!(colour(&picture, "unhealthy"), Color::Red);
+}
+
+#[test]
 fn a_daemon_that_is_gone_is_said_so_over_what_was_last_seen() {
     let mut model = Model::new("/run/mcr/mcrd.sock".into());
     assert!(lines(&draw(&model, 80, 24))[2].contains("/run/mcr/mcrd.sock"));

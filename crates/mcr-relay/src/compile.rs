@@ -100,7 +100,7 @@ impl std::fmt::Display for KernelLack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NotPermitted => "eBPF is not permitted (it takes CAP_BPF and CAP_NET_ADMIN)",
-            Self::Kernel => "this kernel does not take the program (Linux 6.6 does)",
+            Self::Kernel => "this kernel does not take the program (Linux 5.19 does)",
             Self::Off => "eBPF is switched off",
             Self::Circle => "rules lead back to its input, and only workers know own copies",
             Self::Full => "there is no room for more rules or outputs in the kernel",

@@ -129,7 +129,7 @@ fn bpf(survey: &Survey, facts: &Facts) -> Option<Finding> {
                 lacking.join(" and no ")
             )
         } else if !refusal.contains("not permitted") {
-            "the kernel data path takes Linux 6.6 with eBPF, tcx and BTF built in".to_owned()
+            "the kernel data path takes Linux 5.19 with eBPF and BTF built in".to_owned()
         } else if rights.own_user_namespace {
             "the daemon's capabilities are those of a user namespace, and eBPF takes those of the host: start it outside".to_owned()
         } else if let Some(level) = &rights.lockdown {

@@ -29,7 +29,7 @@ fn what_forbids_ebpf_is_told_by_what_the_daemon_may() {
         (denied, Rights { lockdown: Some("integrity".into()), ..able.clone() }, "locked down (integrity)"),
         (denied, Rights { filtered: true, ..able.clone() }, "seccomp filter"),
         (denied, able.clone(), "security module"),
-        ("this kernel does not take the eBPF program: Invalid argument", able, "Linux 6.6"),
+        ("this kernel does not take the eBPF program: Invalid argument", able, "Linux 5.19"),
     ] {
         let advice = advice(refusal, rights);
         assert!(advice.contains(said), "{said}: {advice}");

@@ -39,7 +39,7 @@ pub enum Senders {
 
 /// The program and what it knows. Nothing of it outlives this value.
 ///
-/// Belongs to the network namespace of the threads that call [`Swallow::attach`].
+/// Belongs to the network namespace of the threads that call [`Swallow::set`].
 pub struct Swallow {
     // First, so that nothing is swallowed any more when the rest goes.
     links: HashMap<u32, SchedClassifierLink>,

@@ -19,9 +19,10 @@ use mcr_relay::compile::ReceiverKey;
 use tracing::info;
 
 use crate::{
+    acquire::{leave, release},
     inputs::Inputs,
     rules::{Acquired, Rule},
-    state::{State, leave, not_found, release},
+    state::{State, not_found},
     worker::Worker,
 };
 

@@ -11,7 +11,7 @@ use mcr_relay::{
     compile::ReceiverKey,
 };
 
-use crate::state::{State, leave};
+use crate::{acquire::leave, state::State};
 
 impl State {
     /// Makes these the settings; rules follow where classes are others than before.

@@ -9,6 +9,7 @@
 //! then `State::reconcile` brings the workers nearer to it.
 #![forbid(unsafe_code)]
 
+mod acquire;
 mod backoff;
 mod carry;
 mod child;

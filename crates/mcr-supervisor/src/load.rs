@@ -21,12 +21,7 @@ use mcr_proto::{
 };
 use tracing::info;
 
-use crate::{
-    classes, loops,
-    rules::place,
-    state::{State, leave},
-    worker::Retired,
-};
+use crate::{acquire::leave, classes, loops, rules::place, state::State, worker::Retired};
 
 /// Loads under way at a time.
 const LOADS_MAX: usize = 8;

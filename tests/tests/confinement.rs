@@ -266,13 +266,14 @@ fn children_run_as_the_user_that_was_named() {
         return;
     };
     let daemon = Raw::start(&["--user", "daemon", "--log", "info"]);
-    eventually("it is ready", || daemon.log().contains(" ready "));
+    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+    let said = format!("confined: user {uid}, group {gid}, no capabilities, seccomp, ");
+    eventually("worker and control have given up their rights", || {
+        daemon.log().matches(&said).count() == 2 && daemon.log().contains(" ready ")
+    });
     let children = descendants(daemon.process.id());
     assert_eq!(children.len(), 2);
-    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     children.iter().for_each(|child| Status::of(child.pid).expect_nothing(uid, gid));
-    let said = format!("confined: user {uid}, group {gid}, no capabilities, seccomp, ");
-    assert_eq!(daemon.log().matches(&said).count(), 2, "{}", daemon.log());
 }
 
 fn refused(arguments: &[&str], uid: Option<u32>) -> Ended {

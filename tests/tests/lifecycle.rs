@@ -9,8 +9,8 @@ use std::{
 
 use mcr_client::{Client, Options};
 use mcr_e2e::{
-    Bed, Daemon, DaemonOptions, Sink, Source, StopOnDrop, daemon, eventually, held::Held, in_every_cell, law,
-    programs, source, traffic_lock,
+    Bed, Cell, Daemon, DaemonOptions, Sink, Source, StopOnDrop, daemon, eventually, held::Held,
+    in_every_cell, law, programs, source, traffic_lock,
 };
 use mcr_gen::{Progress, Receiver, RecvOptions, RecvReport, SendOptions, SendReport, Sender, Stop};
 use mcr_lab::{Line, Namespace, require, veth};
@@ -173,6 +173,23 @@ in_every_cell! {
         sink.expect(&payloads);
         assert_eq!(law::rule(&bed.at_rest(), "rule").datagrams, 200);
         bed.daemon.stop();
+    }
+}
+
+/// Counts of the kernel data path are brought to where they are read from time to time only.
+#[test]
+fn the_first_statistics_tell_the_rate_on_each_path() {
+    for cell in [Cell::KERNEL, Cell::PACKET_URING] {
+        let Some((_lock, line)) = line() else { return };
+        let daemon = Daemon::start(&line.relay, &cell.daemon(1));
+        let mut client = daemon.client();
+        client.rule_add(&cell.rule("rule", INPUT, &[OUTPUT])).unwrap();
+        let (_, _, rate) = under_traffic(&line, |receiving| {
+            wait_for_more(receiving, 500);
+            law::rule(&client.stats(None).unwrap(), "rule").rate_pps
+        });
+        assert!((500.0..2_000.0).contains(&rate), "{rate} of 1,000 a second");
+        daemon.stop();
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use mcr_proto::{
     counters::OutputDrop,
     rpc::{ClassStats, FlowList, FlowStats, InputStats, OutputStats, RuleStats, Stats},
+    rule::Datapath,
 };
 
 use crate::{
@@ -189,7 +190,8 @@ fn input_row(input: &InputStats) -> Vec<String> {
             Some(class) => format!("{} {class}{closed}", input.interface),
             None => format!("{}{closed}", input.interface),
         },
-        input.worker.to_string(),
+        // The kernel is counted behind the last worker.
+        if input.datapath == Datapath::Kernel { "-".into() } else { input.worker.to_string() },
         input.datapath.to_string(),
         input.datagrams.to_string(),
         bytes(input.bytes),
@@ -291,7 +293,7 @@ mod tests {
             inputs: vec![InputStats {
                 worker: 0,
                 interface: "eth0".into(),
-                datapath: mcr_proto::rule::Datapath::Packet,
+                datapath: Datapath::Packet,
                 class: Some("voice".into()),
                 class_by: None,
                 open: true,

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use mcr_proto::{
     message::RuleState,
     rpc::{InterfaceInfo, RuleInfo, WorkerInfo},
+    rule::DatapathChoice,
 };
 
 use crate::text::{io_choice, or_dash, worker_state};
@@ -92,8 +93,12 @@ pub(crate) fn rule(out: &mut dyn Write, rule: &RuleInfo) -> io::Result<()> {
     line("state", &because(&rule.state.to_string(), &rule.reason))?;
     line("enabled", if rule.enabled { "yes" } else { "no" })?;
     line("worker", &rule.worker.to_string())?;
-    let path =
-        format!("{}, {} asked for: {}", or_dash(rule.datapath), rule.datapath_wanted, rule.datapath_reason);
+    let path = match rule.datapath_wanted {
+        DatapathChoice::Auto => format!("{} (auto: {})", or_dash(rule.datapath), rule.datapath_reason),
+        // Taken, it needs no reason.
+        wanted if rule.datapath.is_some() => format!("{wanted} (asked for)"),
+        wanted => format!("- ({wanted} asked for: {})", rule.datapath_reason),
+    };
     line("datapath", &path)?;
     if rule.swallowed {
         line("stack", "kept from it: nothing else on this host wants its datagrams")?;

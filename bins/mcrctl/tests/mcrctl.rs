@@ -241,7 +241,7 @@ fn list_and_show_say_the_state_the_path_and_why() {
         list.out
     );
     let show = daemon.run(&["show", "r1"]);
-    assert!(show.out.contains("udp, auto asked for: no rights for packet sockets"), "{}", show.out);
+    assert!(show.out.contains("udp (auto: no rights for packet sockets"), "{}", show.out);
     assert!(show.out.contains("239.2.2.2:6000@eth1  paused: interface eth1 is down"), "{}", show.out);
 }
 

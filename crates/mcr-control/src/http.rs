@@ -11,7 +11,7 @@ mod api;
 mod body;
 mod guard;
 mod health;
-mod metrics;
+pub(crate) mod metrics;
 mod page;
 mod shelf;
 mod stall;

@@ -1,7 +1,8 @@
 //! Rates out of counters that only ever grow: look twice, divide.
 //!
 //! A place is looked at once a period for as long as anybody asks, and its rate is what its last two looks give: the average
-//! over one period, at most one period old. A place that has not been looked at twice, because nobody asked for a while
+//! over one period, at most one period old. The counts of the kernel data path are brought here by the supervisor from time to time: those are
+//! divided by the time between. A place that has not been looked at twice, because nobody asked for a while
 //! or because its rule is new, is looked at twice in quick succession while the asker waits. When nobody has asked for long
 //! enough, all looks are forgotten and the looking stops: an idle daemon has no timer.
 
@@ -11,7 +12,10 @@ use mcr_metrics::Segment;
 use mcr_proto::plan::{FlowSlot, InputSlot, OutputSlot, RuleSlot, WorkerIndex};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::limits::Limits;
+use crate::{http::metrics::monotonic_ns, limits::Limits};
+
+/// Longer than it takes until the kernel data path's counts are brought again.
+const KERNEL_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What has a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,13 +34,28 @@ pub(crate) struct Rate {
     pub(crate) bits: f64,
 }
 
-/// What a place has counted: datagrams and bytes.
+/// Datagrams and bytes.
 type Count = (u64, u64);
+
+/// What a place has counted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Counted {
+    workers: Count,
+    /// By the kernel data path, whose counts are brought here from time to time.
+    kernel: Count,
+}
+
+/// When it was looked, and when the kernel data path's counts were brought here before that.
+#[derive(Debug, Clone, Copy)]
+struct When {
+    now: Instant,
+    brought: Instant,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Look {
-    at: Instant,
-    count: Count,
+    at: When,
+    count: Counted,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,20 +65,32 @@ struct Track {
 }
 
 impl Track {
-    fn look(&mut self, at: Instant, count: Count) {
+    fn look(&mut self, at: When, count: Counted) {
         self.previous = Some(std::mem::replace(&mut self.last, Look { at, count }));
     }
 
     fn rate(&self) -> Rate {
         let Some(previous) = self.previous else { return Rate::default() };
-        let seconds = (self.last.at - previous.at).as_secs_f64();
+        let is_in_kernel =
+            self.last.count.kernel != (0, 0) && self.last.count.workers == previous.count.workers;
+        let seconds = if is_in_kernel {
+            self.last.at.brought.saturating_duration_since(previous.at.brought).as_secs_f64()
+        } else {
+            (self.last.at.now - previous.at.now).as_secs_f64()
+        };
         if seconds <= 0.0 {
             return Rate::default();
         }
         // A slot that was given to another rule in between starts at zero again.
-        let datagrams = self.last.count.0.saturating_sub(previous.count.0);
-        let bytes = self.last.count.1.saturating_sub(previous.count.1);
+        let (last, previous) = (self.last.count.sum(), previous.count.sum());
+        let (datagrams, bytes) = (last.0.saturating_sub(previous.0), last.1.saturating_sub(previous.1));
         Rate { datagrams: datagrams as f64 / seconds, bits: bytes as f64 * 8.0 / seconds }
+    }
+}
+
+impl Counted {
+    fn sum(self) -> Count {
+        (self.workers.0 + self.kernel.0, self.workers.1 + self.kernel.1)
     }
 }
 
@@ -69,7 +100,7 @@ struct Tracks(HashMap<Place, Track>);
 
 impl Tracks {
     /// Looks at the places that have not been looked at. With `all`, the places are all there are: others are forgotten.
-    fn begin(&mut self, places: &[Place], all: bool, now: Instant, count: impl Fn(Place) -> Count) {
+    fn begin(&mut self, places: &[Place], all: bool, now: When, count: impl Fn(Place) -> Counted) {
         if all {
             let listed: std::collections::HashSet<_> = places.iter().copied().collect();
             // Flows are listed with one rule only; they are as few as there are places for them.
@@ -88,7 +119,7 @@ impl Tracks {
     }
 
     /// Looks a second time where that has not been done.
-    fn pair(&mut self, places: &[Place], now: Instant, count: impl Fn(Place) -> Count) {
+    fn pair(&mut self, places: &[Place], now: When, count: impl Fn(Place) -> Counted) {
         for place in places {
             if let Some(track) = self.0.get_mut(place).filter(|track| track.previous.is_none()) {
                 track.look(now, count(*place));
@@ -97,9 +128,9 @@ impl Tracks {
     }
 
     /// Looks again wherever the last look is at least this old; a shorter period would make the rate jump.
-    fn advance(&mut self, now: Instant, age_min: Duration, count: impl Fn(Place) -> Count) {
+    fn advance(&mut self, now: When, age_min: Duration, count: impl Fn(Place) -> Counted) {
         for (place, track) in &mut self.0 {
-            if now - track.last.at >= age_min {
+            if now.now - track.last.at.now >= age_min {
                 track.look(now, count(*place));
             }
         }
@@ -120,6 +151,7 @@ struct State {
 /// Looks at counters while somebody asks for rates.
 #[derive(Debug)]
 pub(crate) struct Sampler {
+    /// Of the workers, and last of the kernel data path.
     segments: Rc<[Segment]>,
     limits: Limits,
     state: RefCell<State>,
@@ -140,12 +172,16 @@ impl Sampler {
             if !std::mem::replace(&mut state.looking, true) {
                 tokio::task::spawn_local(Rc::clone(self).look_on());
             }
-            state.tracks.begin(places, all, Instant::now(), |place| self.count(place));
+            state.tracks.begin(places, all, self.now(), |place| self.count(place));
             state.tracks.any_single(places)
         };
         if single {
+            let brought = self.brought_ns();
             sleep(self.limits.first_rate_period).await;
-            self.state.borrow_mut().tracks.pair(places, Instant::now(), |place| self.count(place));
+            if brought > 0 && places.iter().any(|place| self.count(*place).kernel != (0, 0)) {
+                self.wait_for_kernel(brought).await;
+            }
+            self.state.borrow_mut().tracks.pair(places, self.now(), |place| self.count(place));
         }
     }
 
@@ -171,27 +207,58 @@ impl Sampler {
                 state.looking = false;
                 return;
             }
-            state.tracks.advance(Instant::now(), period / 2, |place| self.count(place));
+            state.tracks.advance(self.now(), period / 2, |place| self.count(place));
         }
     }
 
-    fn count(&self, place: Place) -> Count {
-        let sum = |one: &dyn Fn(&Segment) -> Count| {
-            self.segments.iter().map(one).fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1))
+    /// Until the kernel data path's counts have been brought here again; not for ever, for it may have just lost its last rule.
+    async fn wait_for_kernel(&self, before_ns: u64) {
+        let end = Instant::now() + KERNEL_WAIT_MAX;
+        while self.brought_ns() == before_ns && Instant::now() < end {
+            sleep(KERNEL_WAIT_MAX / 50).await;
+        }
+    }
+
+    /// The monotonic time at which the kernel data path's counts were last brought here; 0 if never.
+    fn brought_ns(&self) -> u64 {
+        self.segments.last().map_or(0, |kernel| kernel.header().heartbeat_ns.get())
+    }
+
+    fn now(&self) -> When {
+        let now = Instant::now();
+        let age = match self.brought_ns() {
+            0 => Duration::ZERO,
+            brought_ns => Duration::from_nanos(monotonic_ns().saturating_sub(brought_ns)),
+        };
+        When { now, brought: now.checked_sub(age).unwrap_or(now) }
+    }
+
+    fn count(&self, place: Place) -> Counted {
+        let (kernel, workers) = match &*self.segments {
+            [workers @ .., kernel] => (Some(kernel), workers),
+            [] => (None, &[][..]),
+        };
+        let each = |one: &dyn Fn(&Segment) -> Count| Counted {
+            workers: workers.iter().map(one).fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1)),
+            kernel: kernel.map(one).unwrap_or_default(),
+        };
+        let of = |worker: WorkerIndex, count: Count| match usize::from(worker.0) == workers.len() {
+            true => Counted { workers: (0, 0), kernel: count },
+            false => Counted { workers: count, kernel: (0, 0) },
         };
         match place {
-            Place::Rule(slot) => sum(&|segment| {
+            Place::Rule(slot) => each(&|segment| {
                 let counters = segment.rule(slot);
                 (counters.datagrams.get(), counters.bytes.get())
             }),
-            Place::Output(slot) => sum(&|segment| {
+            Place::Output(slot) => each(&|segment| {
                 let counters = segment.output(slot);
                 (counters.copies.get(), counters.bytes.get())
             }),
-            Place::Flow(worker, slot) => self.segments[usize::from(worker.0)].flow(slot).counts(),
+            Place::Flow(worker, slot) => of(worker, self.segments[usize::from(worker.0)].flow(slot).counts()),
             Place::Input(worker, slot) => {
                 let counters = self.segments[usize::from(worker.0)].input(slot);
-                (counters.received(), counters.bytes.get())
+                of(worker, (counters.received(), counters.bytes.get()))
             }
         }
     }
@@ -205,19 +272,27 @@ mod tests {
     const OTHER: Place = Place::Rule(RuleSlot(2));
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn at(now: Instant) -> When {
+        When { now, brought: now }
+    }
+
+    fn by_workers(datagrams: u64, bytes: u64) -> Counted {
+        Counted { workers: (datagrams, bytes), kernel: (0, 0) }
+    }
+
     #[test]
     fn a_rate_is_the_growth_between_the_last_two_looks_per_second() {
         let start = Instant::now();
         let mut tracks = Tracks::default();
-        tracks.begin(&[RULE], true, start, |_| (100, 1000));
+        tracks.begin(&[RULE], true, at(start), |_| by_workers(100, 1000));
         assert!(tracks.any_single(&[RULE]));
         assert_eq!(tracks.rate(RULE), Rate::default());
-        tracks.pair(&[RULE], start + SECOND / 4, |_| (150, 1500));
+        tracks.pair(&[RULE], at(start + SECOND / 4), |_| by_workers(150, 1500));
         assert!(!tracks.any_single(&[RULE]));
         assert_eq!(tracks.rate(RULE), Rate { datagrams: 200.0, bits: 16_000.0 });
-        tracks.advance(start + SECOND / 2, SECOND / 2, |_| (1_000_000, 0));
+        tracks.advance(at(start + SECOND / 2), SECOND / 2, |_| by_workers(1_000_000, 0));
         assert_eq!(tracks.rate(RULE).datagrams, 200.0, "too soon to look again");
-        tracks.advance(start + SECOND * 5 / 4, SECOND / 2, |_| (160, 1500));
+        tracks.advance(at(start + SECOND * 5 / 4), SECOND / 2, |_| by_workers(160, 1500));
         assert_eq!(tracks.rate(RULE), Rate { datagrams: 10.0, bits: 0.0 });
     }
 
@@ -225,19 +300,36 @@ mod tests {
     fn a_counter_that_starts_again_gives_no_negative_rate() {
         let start = Instant::now();
         let mut tracks = Tracks::default();
-        tracks.begin(&[RULE], true, start, |_| (100, 1000));
-        tracks.pair(&[RULE], start + SECOND, |_| (3, 5));
+        tracks.begin(&[RULE], true, at(start), |_| by_workers(100, 1000));
+        tracks.pair(&[RULE], at(start + SECOND), |_| by_workers(3, 5));
         assert_eq!(tracks.rate(RULE), Rate::default());
+    }
+
+    #[test]
+    fn counts_of_the_kernel_are_divided_by_the_time_between_their_arrivals() {
+        let start = Instant::now();
+        let in_kernel = |datagrams| Counted { workers: (7, 7), kernel: (datagrams, 0) };
+        let mut tracks = Tracks::default();
+        let when = |now, brought| When { now: start + now, brought: start + brought };
+        tracks.begin(&[RULE], true, when(SECOND, SECOND * 9 / 10), |_| in_kernel(100));
+        tracks.pair(&[RULE], when(SECOND * 2, SECOND * 14 / 10), |_| in_kernel(150));
+        assert_eq!(tracks.rate(RULE).datagrams.round(), 100.0);
+        tracks.advance(when(SECOND * 3, SECOND * 14 / 10), SECOND, |_| in_kernel(150));
+        assert_eq!(tracks.rate(RULE), Rate::default(), "nothing was brought");
+        // It has gone to a worker.
+        let moved = |_| Counted { workers: (17, 7), kernel: (150, 0) };
+        tracks.advance(when(SECOND * 4, SECOND * 14 / 10), SECOND, moved);
+        assert_eq!(tracks.rate(RULE).datagrams, 10.0);
     }
 
     #[test]
     fn places_that_are_gone_are_forgotten_only_when_all_are_listed() {
         let now = Instant::now();
         let mut tracks = Tracks::default();
-        tracks.begin(&[RULE, OTHER], true, now, |_| (0, 0));
-        tracks.begin(&[RULE], false, now, |_| (0, 0));
+        tracks.begin(&[RULE, OTHER], true, at(now), |_| by_workers(0, 0));
+        tracks.begin(&[RULE], false, at(now), |_| by_workers(0, 0));
         assert_eq!(tracks.0.len(), 2);
-        tracks.begin(&[RULE], true, now, |_| (0, 0));
+        tracks.begin(&[RULE], true, at(now), |_| by_workers(0, 0));
         assert_eq!(tracks.0.len(), 1);
     }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{MapData, ProgramArray},
     programs::{ProgramFd, SchedClassifier},
 };
@@ -28,6 +28,7 @@ use netlink_packet_route::{
 
 use crate::{
     error::{AttachError, LoadError},
+    loader,
     netlink::Requests,
     object::{self, attach_error, refused},
 };
@@ -49,7 +50,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Loads an entry that leads to `program`; nothing is attached yet.
     pub(crate) fn load(program: &ProgramFd) -> Result<Self, LoadError> {
-        let mut ebpf = EbpfLoader::new().load(ENTRY).map_err(|error| LoadError::of(&error))?;
+        let mut ebpf = loader::load(ENTRY, &[]).map_err(|error| LoadError::of(&error))?;
         object::program(&mut ebpf, "mcr_entry")?.load().map_err(|error| LoadError::from_chain(&error))?;
         let programs = object::map(&mut ebpf, "programs")?;
         let mut entry = Self { ebpf, programs };

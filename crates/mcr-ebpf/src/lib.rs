@@ -24,6 +24,7 @@ mod flows;
 mod grace;
 mod group;
 mod layout;
+mod loader;
 mod netlink;
 mod object;
 mod path;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    Ebpf, Pod,
     maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
@@ -21,6 +21,7 @@ use crate::{
     clsact::{self, Entry as IngressEntry, Filter},
     error::{AttachError, LoadError, UpdateError, os_error},
     layout::{Entry, FlowCounts, FlowKey, InputCounts, Key, OutputCounts, RuleCounts, TraceEntry},
+    loader,
 };
 
 static RELAY: &[u8] = aya::include_bytes_aligned!("../bpf/relay.bpf.o");
@@ -59,18 +60,18 @@ pub(crate) struct Object {
 
 impl Object {
     pub(crate) fn load(sizes: Sizes) -> Result<Self, LoadError> {
-        let mut ebpf = EbpfLoader::new()
+        let entries = [
             // Every rule can have its own destination, and a second key for its source.
-            .map_max_entries("routes", sizes.rules.saturating_mul(2))
-            .map_max_entries("addresses", sizes.rules)
-            .map_max_entries("blocks", sizes.entries)
-            .map_max_entries("inputs", sizes.inputs)
-            .map_max_entries("drop_traces", sizes.inputs)
-            .map_max_entries("rules", sizes.rules)
-            .map_max_entries("outputs", sizes.outputs)
-            .map_max_entries("flows", FLOWS_MAX)
-            .load(RELAY)
-            .map_err(|error| LoadError::of(&error))?;
+            ("routes", sizes.rules.saturating_mul(2)),
+            ("addresses", sizes.rules),
+            ("blocks", sizes.entries),
+            ("inputs", sizes.inputs),
+            ("drop_traces", sizes.inputs),
+            ("rules", sizes.rules),
+            ("outputs", sizes.outputs),
+            ("flows", FLOWS_MAX),
+        ];
+        let mut ebpf = loader::load(RELAY, &entries).map_err(|error| LoadError::of(&error))?;
         program(&mut ebpf, "relay")?.load().map_err(|error| LoadError::from_chain(&error))?;
         Ok(Self {
             routes: map(&mut ebpf, "routes")?,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{self, MapData},
     programs::tc::SchedClassifierLink,
 };
@@ -17,6 +17,7 @@ use aya::{
 use crate::{
     error::{AttachError, LoadError, UpdateError},
     layout::Key,
+    loader,
     object::{self, Tcx, map_error},
 };
 
@@ -60,10 +61,8 @@ impl Swallow {
     /// # Errors
     /// [`LoadError::NotPermitted`] without CAP_BPF and CAP_NET_ADMIN, [`LoadError::Kernel`] where the kernel is too old.
     pub fn load() -> Result<Self, LoadError> {
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("swallowed", KEYS_MAX)
-            .load(SWALLOW)
-            .map_err(|error| LoadError::of(&error))?;
+        let mut ebpf =
+            loader::load(SWALLOW, &[("swallowed", KEYS_MAX)]).map_err(|error| LoadError::of(&error))?;
         object::program(&mut ebpf, "swallow")?.load().map_err(|error| LoadError::from_chain(&error))?;
         let keys = object::map(&mut ebpf, "swallowed")?;
         Ok(Self { links: HashMap::new(), ebpf, keys, told: BTreeMap::new() })

@@ -46,7 +46,7 @@ pub struct Header {
     pub(crate) magic: AtomicU64,
     /// The layout's version and its sizes, as one number.
     pub(crate) layout: AtomicU64,
-    /// The worker's monotonic clock at its last turn, in nanoseconds.
+    /// The worker's monotonic clock at its last turn, in nanoseconds; of the kernel data path, when its counts were brought here.
     pub heartbeat_ns: Counter,
     /// Turns of the worker's loop.
     pub turns: Counter,

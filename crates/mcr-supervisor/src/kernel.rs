@@ -329,6 +329,7 @@ impl Kernel {
         let Self { path: Some(path), counters, inputs, flows, .. } = self else { return };
         let offset_ns = since_1970_ns().saturating_sub(monotonic_ns());
         path.collect(|delta| note_delta(counters, inputs, flows, offset_ns, delta));
+        counters.header().heartbeat_ns.set(monotonic_ns());
     }
 
     /// Loads the program with the first need.

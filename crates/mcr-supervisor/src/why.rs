@@ -210,9 +210,11 @@ impl State {
         for input in inputs {
             let Some(counters) = self.segments().nth(usize::from(input.worker.0)) else { continue };
             let counters = counters.input(input.slot);
-            let name = |name: &str| {
-                format!("{} ({}, worker {}) {name}", input.interface, input.datapath, input.worker)
+            let by = match input.datapath {
+                Datapath::Kernel => String::new(),
+                _ => format!(", worker {}", input.worker),
             };
+            let name = |name: &str| format!("{} ({}{by}) {name}", input.interface, input.datapath);
             values.push(value(&name("datagrams"), counters.received()));
             values.push(value(&name("matched"), counters.matched.get()));
             let drops = InputDrop::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason)));

@@ -20,7 +20,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, MapData, MapError, PerCpuArray, XskMap},
     programs::{Xdp, XdpMode, links::FdLink},
 };
@@ -30,7 +30,7 @@ pub use selection::{Oam, SERVICES_MAX, Selection, Signatures};
 pub use trial::Trial;
 pub use verdict::{Counts, Verdict};
 
-use crate::error::os_error;
+use crate::{error::os_error, loader};
 use selection::RawSelection;
 
 static XSK: &[u8] = aya::include_bytes_aligned!("../../bpf/xsk.bpf.o");
@@ -193,7 +193,7 @@ impl XskFilter {
 
 impl Program {
     fn load(selection: &Selection) -> Result<Self, XskError> {
-        let mut ebpf = EbpfLoader::new().load(XSK).map_err(|error| load_error(&error))?;
+        let mut ebpf = loader::load(XSK, &[]).map_err(|error| load_error(&error))?;
         program(&mut ebpf)?.load().map_err(|error| load_error(&error))?;
         let mut new = Self {
             sockets: map(&mut ebpf, "sockets")?,

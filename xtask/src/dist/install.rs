@@ -50,7 +50,7 @@ impl Root {
     /// What a tarball holds, and where the kernel's file systems are mounted.
     fn unpacked(archive: &Path, path: PathBuf) -> anyhow::Result<Self> {
         let root = Self { path };
-        for folder in ["proc", "sys", "tmp", "run"] {
+        for folder in ["dev", "proc", "sys", "tmp", "run"] {
             let folder = root.path.join(folder);
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
@@ -62,7 +62,7 @@ impl Root {
 
     /// Runs a command in the root and gives what it printed.
     fn run(&self, command: &[&str]) -> anyhow::Result<String> {
-        let enter = "mount -t proc proc \"$1/proc\" && mount -t sysfs sysfs \"$1/sys\" && \
+        let enter = "mount --bind /dev \"$1/dev\" && mount -t proc proc \"$1/proc\" && mount -t sysfs sysfs \"$1/sys\" && \
                      root=$1 && shift && exec chroot \"$root\" \"$@\"";
         let mut unshare = Command::new("unshare");
         unshare

@@ -1,12 +1,10 @@
 //! What would become of a datagram: the rules' routes asked through the engine itself, and the network asked for the rest.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use mcr_doctor::Way;
 use mcr_netmon::{LinkKind, NeighbourState, Snapshot};
+use mcr_parse::multicast_mac;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Output, OutputSource, Ttl},
@@ -270,7 +268,7 @@ fn leave(
     explained.interface = link.map(|link| link.name.clone());
     explained.next_hop = way.gateway.then_some(way.next_hop);
     if link.is_some_and(|link| link.kind == LinkKind::Ethernet) && !way.local {
-        explained.mac = group_mac(way.next_hop).or(way.mac).map(written);
+        explained.mac = multicast_mac(way.next_hop).or(way.mac).map(written);
     }
     let raw = sender.map_or(output.source == OutputSource::Keep, |sender| sender.raw);
     let fixed = match (sender, output.source) {
@@ -288,21 +286,6 @@ fn leave(
         let hop = way.next_hop;
         explained.reason =
             Some(format!("{hop} has not answered on the link: the copy waits for it, and is dropped"));
-    }
-}
-
-/// RFC 1112, section 6.4; RFC 2464, section 7.
-fn group_mac(address: IpAddr) -> Option<[u8; 6]> {
-    match address {
-        IpAddr::V4(v4) if v4.is_multicast() => {
-            let [_, b, c, d] = v4.octets();
-            Some([0x01, 0x00, 0x5e, b & 0x7f, c, d])
-        }
-        IpAddr::V6(v6) if v6.is_multicast() => {
-            let o = v6.octets();
-            Some([0x33, 0x33, o[12], o[13], o[14], o[15]])
-        }
-        _ => None,
     }
 }
 
@@ -346,7 +329,7 @@ mod tests {
             ("ff15::1:2:3:4", Some("33:33:00:03:00:04")),
             ("10.0.0.1", None),
         ] {
-            let found = group_mac(group.parse().expect("an address")).map(written);
+            let found = multicast_mac(group.parse().expect("an address")).map(written);
             assert_eq!(found.as_deref(), mac, "{group}");
         }
     }

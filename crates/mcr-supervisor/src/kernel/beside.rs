@@ -9,6 +9,7 @@ use std::{
 };
 
 use mcr_netmon::Snapshot;
+use mcr_parse::multicast_mac;
 
 type Mac = [u8; 6];
 type Counts = BTreeMap<(u32, Mac), u32>;
@@ -35,7 +36,7 @@ impl Beside {
 
     /// Whether somebody beside this host's own sockets has a group on an interface.
     pub(super) fn has(&self, ifindex: u32, group: IpAddr, network: &Snapshot) -> bool {
-        let Some(mac) = mac_of(group) else { return false };
+        let Some(mac) = multicast_mac(group) else { return false };
         let count = |counts: &Counts, ifindex| counts.get(&(ifindex, mac)).copied().unwrap_or(0);
         // A VLAN of this namespace hands down what it has itself, and its frames are others.
         let vlans = network.links().filter(|link| {
@@ -61,7 +62,7 @@ impl Beside {
         }
         let groups = joined_v4(igmp).chain(joined_v6(igmp6));
         for (index, group) in groups {
-            if let Some(mac) = mac_of(group) {
+            if let Some(mac) = multicast_mac(group) {
                 *new.joined.entry((index, mac)).or_default() += 1;
             }
         }
@@ -104,21 +105,6 @@ fn mac(word: &str) -> Option<Mac> {
         *byte = u8::from_str_radix(word.get(2 * at..2 * at + 2)?, 16).ok()?;
     }
     Some(mac)
-}
-
-/// RFC 1112, section 6.4; RFC 2464, section 7.
-fn mac_of(group: IpAddr) -> Option<Mac> {
-    match group {
-        IpAddr::V4(group) if group.is_multicast() => {
-            let [_, b, c, d] = group.octets();
-            Some([0x01, 0x00, 0x5e, b & 0x7f, c, d])
-        }
-        IpAddr::V6(group) if group.is_multicast() => {
-            let octets = group.octets();
-            Some([0x33, 0x33, octets[12], octets[13], octets[14], octets[15]])
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use mcr_ebpf::Way;
 use mcr_netmon::{Link, LinkKind, NeighbourState, RouteHit, RouteKind, Snapshot};
+use mcr_parse::multicast_mac;
 use mcr_proto::{counters::OutputDrop, endpoint::Output};
 
 /// The way of an output's copies.
@@ -57,20 +58,12 @@ fn device<'a>(output: &Output, network: &'a Snapshot) -> Option<(&'a Link, Route
     }
 }
 
-/// The hardware address that follows from the destination alone: RFC 1112, section 6.4; RFC 2464, section 7; broadcasts.
+/// The hardware address that follows from the destination alone: that of a group, or of all.
 fn mac_of(destination: IpAddr, kind: RouteKind) -> Option<[u8; 6]> {
     match destination {
         IpAddr::V4(Ipv4Addr::BROADCAST) => Some([0xff; 6]),
         IpAddr::V4(_) if kind == RouteKind::Broadcast => Some([0xff; 6]),
-        IpAddr::V4(group) if group.is_multicast() => {
-            let [_, b, c, d] = group.octets();
-            Some([0x01, 0x00, 0x5e, b & 0x7f, c, d])
-        }
-        IpAddr::V6(group) if group.is_multicast() => {
-            let octets = group.octets();
-            Some([0x33, 0x33, octets[12], octets[13], octets[14], octets[15]])
-        }
-        _ => None,
+        _ => multicast_mac(destination),
     }
 }
 

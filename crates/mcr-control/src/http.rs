@@ -11,7 +11,7 @@ mod api;
 mod body;
 mod guard;
 mod health;
-pub(crate) mod metrics;
+mod metrics;
 mod page;
 mod shelf;
 mod stall;

@@ -15,6 +15,7 @@
 mod answer;
 mod classes;
 mod client;
+mod clock;
 mod config;
 mod feed;
 mod http;

@@ -12,7 +12,7 @@ use mcr_metrics::Segment;
 use mcr_proto::plan::{FlowSlot, InputSlot, OutputSlot, RuleSlot, WorkerIndex};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::{http::metrics::monotonic_ns, limits::Limits};
+use crate::{clock::monotonic_ns, limits::Limits};
 
 /// Longer than it takes until the kernel data path's counts are brought again.
 const KERNEL_WAIT_MAX: Duration = Duration::from_secs(1);

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use mcr_proto::message::WorkerState;
-use nix::time::{ClockId, clock_gettime};
 
-use crate::worker::Worker;
+use crate::{clock::monotonic_ns, worker::Worker};
 
 /// How often children are looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -24,14 +23,10 @@ pub(crate) fn problem(worker: &Worker, now: Instant) -> Option<String> {
         }
         // Only a beat of this life counts, and it gets the time to make the first.
         WorkerState::Running if in_state >= SILENT_MAX => {
-            let silent = silent_for(worker.counters.header().heartbeat_ns.get())?;
+            let beat_ns = worker.counters.header().heartbeat_ns.get();
+            let silent = Duration::from_nanos(monotonic_ns().saturating_sub(beat_ns));
             (silent >= SILENT_MAX).then(|| format!("stuck: no sign of life for {} ms", silent.as_millis()))
         }
         _ => None,
     }
-}
-
-fn silent_for(beat_ns: u64) -> Option<Duration> {
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
-    Some(now.saturating_sub(Duration::from_nanos(beat_ns)))
 }

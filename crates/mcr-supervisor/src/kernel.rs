@@ -30,11 +30,13 @@ use mcr_socket::{
     Family,
     udp::{self, UdpOutput},
 };
-use nix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
 
 use self::{beside::Beside, hops::Hop, local::Listeners, swallowing::Swallowing};
-use crate::worker::Retired;
+use crate::{
+    clock::{monotonic_ns, wall_offset_ns},
+    worker::Retired,
+};
 
 /// How often a neighbour that is known is asked to be confirmed: below the time after which the kernel doubts it
 /// (`base_reachable_time_ms`, 30 s).
@@ -327,7 +329,7 @@ impl Kernel {
     /// Brings the program's counts into the segment.
     pub(crate) fn count(&mut self) {
         let Self { path: Some(path), counters, inputs, flows, .. } = self else { return };
-        let offset_ns = since_1970_ns().saturating_sub(monotonic_ns());
+        let offset_ns = wall_offset_ns();
         path.collect(|delta| note_delta(counters, inputs, flows, offset_ns, delta));
         counters.header().heartbeat_ns.set(monotonic_ns());
     }
@@ -512,16 +514,4 @@ fn reserve(ipv6: bool) -> Result<Port, String> {
     let held = UdpSocket::from(udp::open_output(&options).map_err(|error| error.to_string())?);
     let number = held.local_addr().map_err(|error| error.to_string())?.port();
     Ok(Port { number, _held: held })
-}
-
-fn monotonic_ns() -> u64 {
-    clock_ns(ClockId::CLOCK_MONOTONIC)
-}
-
-fn since_1970_ns() -> u64 {
-    clock_ns(ClockId::CLOCK_REALTIME)
-}
-
-fn clock_ns(clock: ClockId) -> u64 {
-    clock_gettime(clock).map_or(0, |time| Duration::from(time).as_nanos() as u64)
 }

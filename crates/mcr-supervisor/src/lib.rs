@@ -14,6 +14,7 @@ mod backoff;
 mod carry;
 mod child;
 mod classes;
+mod clock;
 mod events;
 mod health;
 mod holds;

@@ -20,10 +20,9 @@ use mcr_proto::{
     rpc::PROTOCOL,
     rule::RuleName,
 };
-use nix::time::{ClockId, clock_gettime};
 
 use super::{Document, Web, shelf};
-use crate::{answer::VERSION, stats, view};
+use crate::{answer::VERSION, clock::monotonic_ns, stats, view};
 
 /// Outputs with series of their own, in the order of rules; about 1.5 kB each.
 const OUTPUTS_MAX: usize = 10_000;
@@ -70,12 +69,6 @@ impl Web {
         stats::check(&looked.rules, &looked.inputs, self.service.segments.len())?;
         Ok(looked)
     }
-}
-
-pub(crate) fn monotonic_ns() -> u64 {
-    // This clock cannot fail on Linux; 0 would make every age 0.
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A rule with its counters.

@@ -16,7 +16,8 @@ use mcr_proto::{
 };
 use tracing::warn;
 
-use super::{Kernel, monotonic_ns, since_1970_ns};
+use super::Kernel;
+use crate::clock::wall_offset_ns;
 
 /// How often the ring is looked at while a trace is on.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -118,7 +119,7 @@ impl Kernel {
     /// Takes a part of what the program has shown. Whether that was all.
     fn take_records(&mut self) -> bool {
         let Self { path: Some(path), counters, inputs, traces, .. } = self else { return true };
-        let offset_ns = since_1970_ns().saturating_sub(monotonic_ns());
+        let offset_ns = wall_offset_ns();
         let is_all = path.read_traces(COPIES_MAX, |datagram| {
             // An input that is gone has taken along the name it would be shown by.
             let Some(input) = inputs.get(&datagram.ifindex) else { return };

@@ -9,7 +9,6 @@ use std::{
 use mcr_netmon::Monitor;
 use mcr_proto::{message::Ids, reflect::Reflect};
 use mcr_reflect::FromReflector;
-use nix::time::{ClockId, clock_gettime};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -22,7 +21,7 @@ use super::{
     config::{self, ConfigFault},
     entry::{Entry, Report},
 };
-use crate::{child::ChildEvent, rights};
+use crate::{child::ChildEvent, clock::monotonic_ns, rights};
 
 /// What a process of which number did.
 type Event = (usize, ChildEvent<FromReflector>);
@@ -198,10 +197,4 @@ async fn until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
-}
-
-pub(crate) fn monotonic_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
-        u64::try_from(time.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
-    })
 }

@@ -14,9 +14,8 @@ use tracing::{error, info};
 use super::{
     config,
     entry::{Entry, Report, State, WorkerReport},
-    run::monotonic_ns,
 };
-use crate::child::ChildEvent;
+use crate::{child::ChildEvent, clock::monotonic_ns};
 
 /// The most reflectors a daemon has: each is a process, or several.
 const REFLECTORS_MAX: usize = 64;

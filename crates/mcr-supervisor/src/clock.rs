@@ -1,0 +1,20 @@
+//! The clocks that counters and signs of life are told by.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// What the kernel's programs and the children stamp with.
+pub(crate) fn monotonic_ns() -> u64 {
+    ns(ClockId::CLOCK_MONOTONIC)
+}
+
+/// What is to be added to the monotonic clock's time for that since 1970.
+pub(crate) fn wall_offset_ns() -> u64 {
+    ns(ClockId::CLOCK_REALTIME).saturating_sub(monotonic_ns())
+}
+
+/// Linux has these clocks; 0 makes every age 0.
+fn ns(clock: ClockId) -> u64 {
+    clock_gettime(clock).map_or(0, |time| Duration::from(time).as_nanos() as u64)
+}

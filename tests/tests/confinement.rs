@@ -19,7 +19,10 @@ use mcr_e2e::{
 };
 use mcr_lab::{Namespace, require};
 use nix::{
-    sys::signal::Signal,
+    sys::{
+        resource::{Resource, getrlimit},
+        signal::Signal,
+    },
     unistd::{User, geteuid},
 };
 
@@ -28,6 +31,14 @@ const NOBODY: u32 = 65534;
 /// CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF of
 /// linux/capability.h, each a bit by its number.
 const SUPERVISOR: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 39;
+
+/// CAP_IPC_LOCK, where there is no right to raise the limit of locked memory.
+fn locking() -> u64 {
+    let has = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
+    let raised = hard >= 1 << 30 || has(caps::Capability::CAP_SYS_RESOURCE);
+    u64::from(!raised && has(caps::Capability::CAP_IPC_LOCK)) << 14
+}
 
 /// /proc/PID/status.
 struct Status(BTreeMap<String, String>);
@@ -98,7 +109,7 @@ fn every_process_has_what_it_needs_and_nothing_else(cell: Cell, event_loop: &str
     drop(stray);
     bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0", "10.3.0.2:7000"]);
     let supervisor = Status::of(bed.daemon.pid());
-    supervisor.expect_sets(&["CapPrm", "CapEff", "CapBnd"], SUPERVISOR);
+    supervisor.expect_sets(&["CapPrm", "CapEff", "CapBnd"], SUPERVISOR | locking());
     supervisor.expect_sets(&["CapInh", "CapAmb"], 0);
     supervisor.expect("NoNewPrivs", "1");
     assert_eq!(open_files(bed.daemon.pid()).get("/proc/version"), Some(&1), "the stray descriptor is there");

@@ -102,6 +102,12 @@ pub fn confine(policy: &Policy) -> Result<Confined, ConfineError> {
     Ok(Confined { ids, bounding_empty, landlock })
 }
 
+/// Whether this thread can use `capability` now; what cannot be asked is not there.
+#[must_use]
+pub fn holds(capability: Capability) -> bool {
+    caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false)
+}
+
 /// What [`keep_only`] could not do for want of a right or of a newer kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {

@@ -1,6 +1,6 @@
 //! What the supervisor keeps of root's rights. It gives up the rest as soon as it listens, before it has started anything.
 
-use mcr_confine::{Capability, ConfineError, Kept, keep_only};
+use mcr_confine::{Capability, ConfineError, Kept, holds, keep_only};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, info};
 
@@ -36,11 +36,16 @@ pub(crate) fn raise_file_limit() {
 }
 
 pub(crate) fn give_up_all_but_few() -> Result<(), ConfineError> {
-    // The memory of AF_XDP frames is locked, and the usual limit is what one queue takes. To raise it takes a right that goes now.
+    let mut kept = KEPT.to_vec();
+    // The memory of AF_XDP frames is locked, and the usual limit is less than what one queue takes. To raise it takes a right that goes now.
     if let Err(errno) = setrlimit(Resource::RLIMIT_MEMLOCK, MEMLOCK_BYTES_MAX, MEMLOCK_BYTES_MAX) {
         debug!("the limit of locked memory stays as it is: {errno}");
+        // Containers have this one more often than the other.
+        if holds(Capability::CAP_IPC_LOCK) {
+            kept.push(Capability::CAP_IPC_LOCK);
+        }
     }
-    let Kept { bounding_cut, inherited_sealed } = keep_only(&KEPT)?;
+    let Kept { bounding_cut, inherited_sealed } = keep_only(&kept)?;
     debug!(bounding_cut, "rights given up but those to open sockets and to start children");
     if !inherited_sealed {
         info!(
@@ -48,4 +53,12 @@ pub(crate) fn give_up_all_but_few() -> Result<(), ConfineError> {
         );
     }
     Ok(())
+}
+
+/// How much memory may be locked.
+pub(crate) fn lockable_bytes() -> u64 {
+    if holds(Capability::CAP_IPC_LOCK) {
+        return u64::MAX;
+    }
+    getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft)
 }

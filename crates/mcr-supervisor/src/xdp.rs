@@ -17,9 +17,9 @@ use mcr_ebpf::xsk::{Attachment, Verdict, XskError, XskFilter};
 use mcr_proto::reflect::Queues;
 use mcr_reflect::Config;
 use mcr_xdp::{Binding, HEADROOM_BYTES, OpenError, Opened, Shape};
-use nix::sys::resource::{Resource, getrlimit};
 use tracing::info;
 
+use crate::rights::lockable_bytes;
 use selection::selection;
 
 /// Entries of each ring: a burst of 2,000 frames fits, or that and whatever comes while the process waits some milliseconds for its
@@ -158,8 +158,7 @@ impl Redirect {
         if queues < there {
             info!(interface = wanted.interface, "frames of queues {queues} to {} go to the stack", there - 1);
         }
-        let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
-        let mut shape = shape(wanted.config.mtu, queues, limit)?;
+        let mut shape = shape(wanted.config.mtu, queues, lockable_bytes())?;
         loop {
             match Self::open_shaped(wanted, queues, shape) {
                 // Others of this user have locked some of what may be locked.

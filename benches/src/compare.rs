@@ -49,6 +49,7 @@ struct Ratio {
 pub(crate) fn run(args: &Compare) -> anyhow::Result<()> {
     interrupt::arm()?;
     cores::check()?;
+    let _moved = cores::KernelThreads::keep_off_relay()?;
     cores::pin(cores::watcher())?;
     let of = |bin_dir: &std::path::Path| Peers {
         common: Rounds { rounds: args.rounds, minutes: None, json: None, bin_dir: Some(bin_dir.to_owned()) },

@@ -19,6 +19,10 @@ pub(crate) const SENDER: usize = 0;
 /// The core of the relay, which carries nothing else.
 pub(crate) const RELAY: usize = 1;
 
+/// PF_KTHREAD and PF_NO_SETAFFINITY of include/linux/sched.h, in the ninth field of proc_pid_stat(5).
+const KERNEL_THREAD: u64 = 0x0020_0000;
+const NOT_MOVABLE: u64 = 0x0400_0000;
+
 /// Idle time has ticks of 10 ms.
 const LOAD_LOOK: Duration = Duration::from_millis(500);
 
@@ -54,6 +58,45 @@ fn is_there(core: usize) -> bool {
     // The first process may run on every core; this one may have been confined, or have confined itself.
     let cores = sched_getaffinity(Pid::from_raw(1)).or_else(|_| sched_getaffinity(Pid::from_raw(0)));
     cores.is_ok_and(|cores| cores.is_set(core).unwrap_or(false))
+}
+
+/// Kernel threads that could run on the relay's core, kept from it until this is dropped. A thread that looks through memory now and then
+/// (kdamond, khugepaged) stops a relay for longer than its queues are deep.
+#[derive(Debug)]
+pub(crate) struct KernelThreads {
+    moved: Vec<(Pid, CpuSet)>,
+}
+
+impl KernelThreads {
+    /// Moves those that may be moved and have another core to run on.
+    pub(crate) fn keep_off_relay() -> anyhow::Result<Self> {
+        let mut moved = Vec::new();
+        for process in processes()? {
+            let Some(stat) = stat(process) else { continue };
+            let flags = field(&stat, 9).unwrap_or(0);
+            if flags & KERNEL_THREAD == 0 || flags & NOT_MOVABLE != 0 {
+                continue;
+            }
+            let thread = Pid::from_raw(process as i32);
+            let Ok(before) = sched_getaffinity(thread) else { continue };
+            let mut after = before;
+            after.unset(RELAY)?;
+            // One that has no other core stays: the kernel refuses an empty set.
+            if before.is_set(RELAY)? && sched_setaffinity(thread, &after).is_ok() {
+                moved.push((thread, before));
+            }
+        }
+        Ok(Self { moved })
+    }
+}
+
+impl Drop for KernelThreads {
+    fn drop(&mut self) {
+        for (thread, cores) in &self.moved {
+            // It may have ended.
+            let _ = sched_setaffinity(*thread, cores);
+        }
+    }
 }
 
 /// Pins the calling thread.
@@ -93,8 +136,7 @@ pub(crate) fn confine(root: u32) -> anyhow::Result<()> {
 /// A process and all its descendants.
 fn tree(root: u32) -> anyhow::Result<Vec<u32>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
-        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+    for process in processes()? {
         if let Some(parent) = stat(process).as_deref().and_then(|stat| field(stat, 4)) {
             children.entry(parent as u32).or_default().push(process);
         }
@@ -106,6 +148,11 @@ fn tree(root: u32) -> anyhow::Result<Vec<u32>> {
         at += 1;
     }
     Ok(tree)
+}
+
+fn processes() -> anyhow::Result<Vec<u32>> {
+    let entries = fs::read_dir("/proc").context("cannot read /proc")?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
 fn stat(process: u32) -> Option<String> {

@@ -59,6 +59,7 @@ const IDLE: Duration = Duration::from_millis(1500);
 pub(crate) fn run(args: &Reflect) -> anyhow::Result<()> {
     interrupt::arm()?;
     cores::check()?;
+    let _moved = cores::KernelThreads::keep_off_relay()?;
     let mut bench = Bench::new(args)?;
     let result = bench.rounds();
     // What was measured before a failure is shown all the same.

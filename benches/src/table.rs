@@ -42,12 +42,13 @@ pub(crate) fn of(records: &[Record]) -> String {
 }
 
 fn head(setup: &Setup) -> String {
-    let Setup { version, kernel, processor, cores, trial_ms, quick, steered, live } = setup;
+    let Setup { version, kernel, processor, cores, trial_ms, quick, network } = setup;
     let quick = if *quick { " **A quick run: these are no numbers to quote.**" } else { "" };
-    let live = if *live { ", XDP live frames" } else { "" };
-    let steered = if *steered { "" } else { ", without receive steering" };
+    let live = if network.live { ", XDP live frames" } else { "" };
+    let steered = if network.steered { "" } else { ", without receive steering" };
+    let merged = if network.merged { ", merged on receipt (rx-udp-gro-forwarding)" } else { "" };
     format!(
-        "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{steered}.{quick}\n"
+        "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{merged}{steered}.{quick}\n"
     )
 }
 
@@ -415,8 +416,7 @@ mod tests {
             cores: 2,
             trial_ms: 500,
             quick: true,
-            steered: true,
-            live: false,
+            network: record::Network { steered: true, live: false, merged: false },
         };
         assert!(of(&[Record::Setup(setup)]).contains("no numbers to quote"));
     }

@@ -88,6 +88,10 @@ fn hand_over(
     };
     let keys = std::mem::take(&mut acquired.receivers);
     let reader = workers[old].is_running().then_some(from);
+    if !keys.iter().all(|key| workers[old].sockets.has_told(key)) {
+        // The old worker has none of it yet, and would refuse a plan with a route from a socket that it is never given.
+        workers[old].set_route(rule.slot, None);
+    }
     for (key, input) in keys.iter().zip(slots) {
         let Worker { sockets, counters, .. } = &mut workers[old];
         if let Some(handed_over) = sockets.give(key, counters, reader) {
@@ -249,6 +253,10 @@ impl State {
     /// A worker reads nothing more.
     pub(crate) fn note_ended(&mut self, worker: WorkerIndex) {
         self.workers.iter_mut().for_each(|other| other.sockets.reader_stopped(worker, None));
+        // Its next life is not told of rules that were about to leave it: their sockets may have gone ahead.
+        let left = |rule: &&Rule| rule.leaving.as_ref().is_some_and(|(from, _)| *from == worker);
+        let left: Vec<_> = self.rules.all().filter(left).map(|rule| rule.id).collect();
+        left.into_iter().for_each(|id| self.leave_behind(id));
     }
 
     /// When a worker is told of its new sockets even if another one has not said that it reads them no more.
@@ -329,6 +337,11 @@ impl State {
         if let Some(slot) = self.rules.get(id).map(|rule| rule.slot) {
             self.end_drains(slot);
         }
+        self.leave_behind(id);
+    }
+
+    /// Takes a rule from the worker that carried it before, at once.
+    fn leave_behind(&mut self, id: RuleId) {
         let Self { rules, workers, holds, kernel, .. } = self;
         let left = rules.get_mut(id).and_then(|mut rule| Some((rule.slot, rule.leaving.take()?)));
         if let Some((slot, (from, acquired))) = left {

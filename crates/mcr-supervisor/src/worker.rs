@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use mcr_metrics::Segment;
@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     dirty: BTreeSet<RuleSlot>,
     pub(crate) desired: Generation,
     sent: Generation,
+    /// When that was.
+    sent_at: Instant,
     pub(crate) applied: Generation,
     /// In order of generation.
     retiring: VecDeque<(Generation, Retired)>,
@@ -83,6 +85,7 @@ impl Worker {
             dirty: BTreeSet::new(),
             desired: Generation(0),
             sent: Generation(0),
+            sent_at: Instant::now(),
             applied: Generation(0),
             retiring: VecDeque::new(),
         }
@@ -107,6 +110,16 @@ impl Worker {
     /// Whether it has a rule's route as it is wanted.
     pub(crate) fn has_applied(&self, generation: Generation) -> bool {
         self.is_running() && self.applied >= generation
+    }
+
+    pub(crate) fn note_sent(&mut self, generation: Generation, now: Instant) {
+        (self.sent, self.sent_at) = (generation, now);
+    }
+
+    /// The plan that it was sent and has not applied, and for how long it has had it.
+    pub(crate) fn unanswered(&self, now: Instant) -> Option<(Generation, Duration)> {
+        let is_under_way = self.is_running() && self.sent > self.applied;
+        is_under_way.then(|| (self.sent, now.duration_since(self.sent_at)))
     }
 
     /// Wants own copies to a destination recognised, or nothing more.
@@ -205,7 +218,7 @@ impl Worker {
             running.send(&part, Vec::new()).map_err(|error| error.to_string())?;
         }
         close(running, self.sockets.take_closing())?;
-        self.sent = generation;
+        self.note_sent(generation, Instant::now());
         Ok(())
     }
 }

@@ -50,6 +50,11 @@ impl Sockets {
             && self.check_way(key).is_ok()
     }
 
+    /// Whether the worker was given a rule's socket, be it that it has yet to read the message.
+    pub(crate) fn has_told(&self, key: &ReceiverKey) -> bool {
+        self.receivers.get(&self.shared.place_of(key)).is_some_and(|receiver| receiver.told)
+    }
+
     /// Gives a socket away that [can be given](Self::can_give). `reader` is the worker here, if it is there to read.
     pub(crate) fn give(
         &mut self,

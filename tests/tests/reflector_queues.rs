@@ -23,6 +23,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use tempfile::TempDir;
 
 const XDP: [&str; 2] = ["--platform", "xdp"];
 const QUEUES: u32 = 2;
@@ -169,46 +170,132 @@ fn limits_are_for_all_queues_so_one_process_serves_them() {
     let _ = reflecting.stop(Signal::SIGTERM);
 }
 
+fn as_user(mut setpriv: Command, user: u32) -> Command {
+    setpriv.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+    setpriv
+}
+
+/// `mcrd reflect` by a user who has no more than the rights for it; killed when dropped.
+struct ByUser {
+    process: Child,
+    user: u32,
+    directory: TempDir,
+    _program: TempDir,
+}
+
+impl ByUser {
+    fn start(cable: &Cable, user: u32) -> Self {
+        let (program, mcrd) = programs::program_for_everyone("mcrd");
+        let directory = programs::directory_for_everyone();
+        let file = |name: &str| File::create(directory.path().join(name)).expect("own directory");
+        let rights = "+net_raw,+net_admin,+bpf";
+        let mut command = as_user(cable.reflector.command("setpriv"), user);
+        command.arg(format!("--inh-caps={rights}")).arg(format!("--ambient-caps={rights}")).arg(mcrd);
+        command.args(["reflect", REFLECTOR_IF, "--json", "--stats-interval", "1"]).args(XDP);
+        command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
+        let process = command.spawn().expect("setpriv of util-linux");
+        let this = Self { process, user, directory, _program: program };
+        eventually("it reflects", || {
+            assert!(!this.read("err").contains("mcrd: reflect:"), "{}", this.read("err"));
+            this.read("err").contains("reflecting interface")
+        });
+        this
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
+    }
+
+    /// The statistics that it told last.
+    fn last(&self) -> Option<Value> {
+        let text = self.read("out");
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().last().map(|line| serde_json::from_str(line).expect("JSON"))
+    }
+
+    /// The next statistics of which a condition is true.
+    fn wait(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let mut last = None;
+        eventually(what, || {
+            last = self.last().filter(&condition);
+            last.is_some()
+        });
+        last.expect("waited for")
+    }
+
+    /// How much memory it may lock, from now on.
+    fn may_lock(&self, bytes: u64) {
+        let mut command = as_user(Command::new("setpriv"), self.user);
+        // The soft limit alone, so that it can be raised again.
+        command.args(["prlimit", "--pid", &self.process.id().to_string(), &format!("--memlock={bytes}:")]);
+        assert!(command.status().expect("prlimit of util-linux").success());
+    }
+}
+
+impl Drop for ByUser {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 #[test]
 fn queues_take_no_more_rights_than_an_ordinary_user_can_be_given() {
     let Some((_lock, cable)) = cable() else { return };
-    let (directory, mcrd) = programs::program_for_everyone("mcrd");
-    let file = |name: &str| File::create(directory.path().join(name)).expect("own directory");
-    let rights = "+net_raw,+net_admin,+bpf";
-    let mut command: Command = cable.reflector.command("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    command.arg(format!("--inh-caps={rights}")).arg(format!("--ambient-caps={rights}")).arg(mcrd);
-    command.args(["reflect", REFLECTOR_IF, "--json", "--stats-interval", "1"]).args(XDP);
-    command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
-    let process = Ended(command.spawn().expect("setpriv of util-linux"));
-    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
-    eventually("it reflects", || {
-        assert!(!read("err").contains("mcrd: reflect:"), "{}", read("err"));
-        read("err").contains("reflecting interface")
-    });
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).expect("own child");
+    let reflecting = ByUser::start(&cable, 65534);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", reflecting.process.id()));
+    let status = status.expect("own child");
     assert!(status.contains("\nUid:\t65534\t65534\t65534\t65534\n"), "{status}");
     let mut tester = Tester::open(&cable);
     both_queues_reflect(&mut tester, |frames| {
-        let mut last = Value::Null;
-        eventually("it is counted", || {
-            let text = read("out");
-            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            let Some(line) = whole.lines().last() else { return false };
-            last = serde_json::from_str(line).expect("JSON");
-            counter(&last, "reflected") >= frames
-        });
-        last
+        reflecting.wait("it is counted", |last| counter(last, "reflected") >= frames)
     });
-    drop(process);
 }
 
-/// Ends a process when dropped.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+#[test]
+fn a_process_that_died_comes_back_with_the_memory_there_is_and_as_soon_as_there_is_some() {
+    let Some((_lock, cable)) = cable() else { return };
+    // A user of its own: what may be locked is for all processes of one.
+    let reflecting = ByUser::start(&cable, 65_117);
+    let mut tester = Tester::open(&cable);
+    both_queues_reflect(&mut tester, |frames| {
+        reflecting.wait("it is counted", |last| counter(last, "reflected") >= frames)
+    });
+    let both_run = |restarts: u64| {
+        reflecting.wait("both run", |last| {
+            (0..QUEUES as usize).map(|number| worker(last, number)).all(|worker| {
+                (worker["ready"].as_bool(), worker["restarts"].as_u64()) == (Some(true), Some(restarts))
+            })
+        })
+    };
+    let end_both = |last: &Value| {
+        (0..QUEUES as usize)
+            .for_each(|number| kill(pid(last, number), Signal::SIGKILL).expect("own process"));
+    };
+    let mut both_answer = |number: u64| {
+        (0..QUEUES as usize).for_each(|queue| answered(&mut tester, queue, number + queue as u64));
+    };
+    // One that took 4 MiB can have half of that, and the other a quarter.
+    reflecting.may_lock(3 << 20);
+    end_both(&both_run(0));
+    let last = both_run(1);
+    both_answer(100);
+    // Less than the least.
+    reflecting.may_lock(256 << 10);
+    end_both(&last);
+    let lacking = reflecting.wait("it says why it does not reflect", |last| {
+        last["fault"].as_str().is_some_and(|fault| fault.contains("no socket for a process"))
+    });
+    assert_ne!(lacking["state"], "active", "{lacking}");
+    reflecting.may_lock(8 << 20);
+    // What there was no memory for was no start.
+    let back = both_run(2);
+    assert_eq!((&back["state"], back["fault"].is_null()), (&"active".into(), true), "{back}");
+    both_answer(200);
+    let text = reflecting.read("err");
+    assert_eq!(
+        text.matches("no socket for a reflector").count(),
+        QUEUES as usize,
+        "once for each process: {text}"
+    );
 }

@@ -8,6 +8,7 @@ mod selection;
 
 use std::{
     io,
+    ops::Range,
     os::fd::{AsFd, OwnedFd},
     thread,
     time::{Duration, Instant},
@@ -162,7 +163,7 @@ impl Redirect {
         loop {
             match Self::open_shaped(wanted, queues, shape) {
                 // Others of this user have locked some of what may be locked.
-                Err(problem) if problem.is_for_want_of_memory() && shape.receive_entries > ENTRIES_MIN => {
+                Err(problem) if problem.is_for_want_of_memory() && can_be_halved(&shape) => {
                     shape = halved(&shape);
                 }
                 opened => return opened,
@@ -245,13 +246,27 @@ impl Redirect {
         }
     }
 
-    /// A new socket for a queue that was closed. Waits at most 200 ms for the kernel to be done with the old one.
+    /// New sockets, all of one size, for queues that were closed. Where memory is short they have less room for frames than the old ones, if
+    /// `less_will_do`: what those had may come back in a moment.
     ///
     /// # Errors
-    /// [`RedirectError::Socket`].
-    pub fn reopen(&mut self, queue: u32) -> Result<Opened, RedirectError> {
+    /// [`RedirectError::Socket`]; the queue, too, may be taken for some milliseconds more, which nobody waits for here.
+    pub fn reopen(&mut self, queues: Range<u32>, less_will_do: bool) -> Result<Vec<Opened>, RedirectError> {
+        let mut shape = self.socket.shape;
+        loop {
+            let opened = queues.clone().map(|queue| self.reopen_one(queue, shape));
+            match opened.collect() {
+                Err(problem) if less_will_do && problem.is_for_want_of_memory() && can_be_halved(&shape) => {
+                    shape = halved(&shape);
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn reopen_one(&mut self, queue: u32, shape: Shape) -> Result<Opened, RedirectError> {
         self.close(queue);
-        let opened = open_queue(&mcr_xdp::Config { queue, ..self.socket })?;
+        let opened = Opened::open(&mcr_xdp::Config { queue, shape, ..self.socket })?;
         let socket = opened.socket.try_clone().map_err(OpenError::Socket)?;
         if let Some(place) = self.sockets.get_mut(queue as usize) {
             *place = Some(socket);
@@ -312,6 +327,10 @@ fn shape(mtu: usize, queues: u32, memlock_bytes: u64) -> Result<Shape, RedirectE
     };
     let frames = if ample { 2 * entries } else { entries };
     Ok(Shape { frames, frame_bytes, reserve_frames: RESERVE_FRAMES, ..Shape::with_entries(entries) })
+}
+
+fn can_be_halved(shape: &Shape) -> bool {
+    shape.receive_entries > ENTRIES_MIN
 }
 
 fn halved(shape: &Shape) -> Shape {

@@ -188,6 +188,9 @@ impl Entry {
             State::Failed(why) => return Some(why),
             State::Starting | State::Active => {}
         }
+        if let Some(why) = self.workers.iter().find_map(|worker| worker.lack(Instant::now())) {
+            return Some(format!("no socket for a process: {why}"));
+        }
         let (ready, processes) = (self.ready(), self.processes());
         if ready < processes && (self.begun || self.restarts() > 0) {
             return Some(format!("{} of {processes} processes do not run", processes - ready));
@@ -197,33 +200,34 @@ impl Entry {
     }
 
     /// What its processes, the kernel and the kernel's program counted.
-    fn counted(&self) -> (Counters, Latency) {
-        let mut all = (Counters::default(), Latency::default());
-        for (counters, latency) in self.workers.iter().map(Worker::counted) {
-            all.0.add(&counters);
-            all.1.add(&latency);
-        }
-        let (counters, _) = &mut all;
+    fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        self.workers.iter().for_each(|worker| counters.add(&worker.counters()));
         let dropped = self.way.as_ref().map_or(0, Way::dropped);
         counters.counts[Count::RxRingDrop.index()] = self.drops_before + dropped;
         let passed = self.way.as_ref().map(|way| way.passed(&self.reflect)).unwrap_or_default();
         let passed =
             passed.into_iter().chain(self.passed_before.iter().map(|(name, frames)| (*name, *frames)));
         for (name, frames) in passed {
-            count_passed(counters, name, frames);
+            count_passed(&mut counters, name, frames);
         }
-        all
+        counters
+    }
+
+    fn latency(&self) -> Latency {
+        let mut latency = Latency::default();
+        self.workers.iter().for_each(|worker| latency.add(&worker.latency()));
+        latency
     }
 
     pub(crate) fn report(&self) -> Report {
-        let (counters, latency) = self.counted();
         Report {
             reflect: self.reflect.clone(),
             state: self.state(),
             platform: self.way.as_ref().map(Way::name),
             uptime: self.added.elapsed(),
-            counters,
-            latency,
+            counters: self.counters(),
+            latency: self.latency(),
             fault: self.fault(),
             workers: self.worker_reports(),
         }
@@ -232,7 +236,7 @@ impl Entry {
     fn worker_reports(&self) -> Vec<WorkerReport> {
         let Some(way) = &self.way else { return Vec::new() };
         let reports = self.workers.iter().take(way.processes()).enumerate().map(|(process, worker)| {
-            let (counters, _) = worker.counted();
+            let counters = worker.counters();
             WorkerReport {
                 queues: way.queues(process),
                 pid: worker.pid(),
@@ -339,11 +343,12 @@ impl Entry {
             if worker.due().is_none_or(|at| at > now) {
                 continue;
             }
-            let (back_end, fds) = match way.hand_over(process) {
+            // At first what its predecessor had may be on its way back.
+            let less_will_do = worker.lack(now).is_some();
+            let (back_end, fds) = match way.hand_over(process, less_will_do) {
                 Ok(handed) => handed,
                 Err(NoWay { why, .. }) => {
-                    warn!(interface = %self.reflect.interface, process, "no socket for a reflector: {why}");
-                    worker.postpone(now);
+                    worker.lacks(&self.reflect.interface, now, why);
                     continue;
                 }
             };
@@ -387,6 +392,8 @@ impl Entry {
     fn note_ready(&mut self, process: usize) {
         let Some(way) = &mut self.way else { return };
         if let Err(NoWay { why, kind }) = way.begin(process) {
+            // Opened anew with the next look.
+            self.close();
             return self.fail(why, kind);
         }
         let (platform, processes) = (way.name(), way.processes());
@@ -413,7 +420,7 @@ impl Entry {
         for worker in &self.workers {
             worker.look_after(&self.reflect.interface, now, monotonic_ns);
         }
-        let (counters, _) = self.counted();
+        let counters = self.counters();
         self.health.look(now, counters.count(Count::Received), counters.count(Count::Reflected));
     }
 

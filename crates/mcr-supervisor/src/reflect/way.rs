@@ -185,8 +185,13 @@ impl Way {
         }
     }
 
-    /// What a process is told, and the descriptors it gets; made anew if another had them.
-    pub(super) fn hand_over(&mut self, process: usize) -> Result<(BackEnd, Vec<(u32, OwnedFd)>), NoWay> {
+    /// What a process is told, and the descriptors it gets; made anew if another had them, with less room for frames where
+    /// memory is short, if `less_will_do`.
+    pub(super) fn hand_over(
+        &mut self,
+        process: usize,
+        less_will_do: bool,
+    ) -> Result<(BackEnd, Vec<(u32, OwnedFd)>), NoWay> {
         let queues = self.queues(process);
         match self {
             Self::Packet { socket, ring, handed_over, .. } => {
@@ -197,14 +202,17 @@ impl Way {
                 Ok((BackEnd::Packet { ring }, vec![(TAG_SOCKET, socket)]))
             }
             Self::Xdp { redirect, opened, .. } => {
+                let first = queues.clone().map_while(|queue| opened.get_mut(queue as usize)?.take());
+                let mut sockets: Vec<_> = first.collect();
+                if sockets.len() < queues.len() {
+                    // Of one size, so all anew.
+                    sockets.clear();
+                    sockets =
+                        redirect.reopen(queues.clone(), less_will_do).map_err(|problem| no_xdp(&problem))?;
+                }
+                let shape = sockets.first().map_or_else(mcr_xdp::Shape::default, |opened| opened.shape);
                 let mut fds = Vec::new();
-                let mut shape = mcr_xdp::Shape::default();
-                for (place, queue) in (0..).zip(queues.clone()) {
-                    let opened = match opened.get_mut(queue as usize).and_then(Option::take) {
-                        Some(opened) => opened,
-                        None => redirect.reopen(queue).map_err(|problem| no_xdp(&problem))?,
-                    };
-                    shape = opened.shape;
+                for (place, opened) in (0..).zip(sockets) {
                     fds.push((TAG_SOCKET + 2 * place, opened.socket));
                     fds.push((TAG_MEMORY + 2 * place, opened.memory));
                 }

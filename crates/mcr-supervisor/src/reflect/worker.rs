@@ -19,6 +19,11 @@ use crate::{
 
 /// Tags of descriptors, as `mcr-reflector` knows them.
 const TAG_COUNTERS: u32 = 1;
+/// How often it is tried again to get what a process is to have: what the kernel has yet to give back, and what others have.
+const PASSING_PAUSE: Duration = Duration::from_millis(5);
+const LACKING_PAUSE: Duration = Duration::from_millis(500);
+/// What the kernel gives back of a dead process it does within this time.
+const PASSING_MAX: Duration = Duration::from_millis(200);
 /// A process that shows no sign of life for so long is ended.
 const SILENT_MAX: Duration = Duration::from_secs(5);
 
@@ -34,6 +39,15 @@ pub(super) struct Worker {
     started: Instant,
     backoff: Backoff,
     start_at: Option<Instant>,
+    lack: Option<Lack>,
+}
+
+/// What a process that is due cannot have.
+#[derive(Debug)]
+struct Lack {
+    since: Instant,
+    why: String,
+    said: bool,
 }
 
 /// What a process is started with.
@@ -67,6 +81,7 @@ impl Worker {
             started: Instant::now(),
             backoff: Backoff::new(),
             start_at: None,
+            lack: None,
         })
     }
 
@@ -84,9 +99,15 @@ impl Worker {
     }
 
     /// What its processes counted.
-    pub(super) fn counted(&self) -> (Counters, Latency) {
+    pub(super) fn counters(&self) -> Counters {
+        let row: Vec<u64> = self.numbers.all()[..Layout::LATENCY[0]].iter().map(Counter::get).collect();
+        Layout::counters(&row)
+    }
+
+    /// The turn-round times of its processes: some thousand numbers.
+    pub(super) fn latency(&self) -> Latency {
         let row: Vec<u64> = self.numbers.all().iter().map(Counter::get).collect();
-        (Layout::counters(&row), Layout::latency(&row))
+        Layout::latency(&row)
     }
 
     pub(super) fn start_at(&mut self, at: Option<Instant>) {
@@ -98,10 +119,21 @@ impl Worker {
         self.start_at.filter(|_| self.running.is_none())
     }
 
-    /// Notes that a start failed before there was a process; when to try again.
-    pub(super) fn postpone(&mut self, now: Instant) {
-        self.backoff.started(now);
-        self.start_at = Some(now + self.backoff.ended(now, false));
+    /// Notes why there is nothing to start a process with, which says nothing about the process; it is tried again, at a steady pace.
+    pub(super) fn lacks(&mut self, interface: &dyn std::fmt::Display, now: Instant, why: String) {
+        let lack = self.lack.get_or_insert_with(|| Lack { since: now, why: String::new(), said: false });
+        lack.why = why;
+        let is_passing = now.duration_since(lack.since) < PASSING_MAX;
+        if !is_passing && !std::mem::replace(&mut lack.said, true) {
+            warn!(%interface, "no socket for a reflector: {}", lack.why);
+        }
+        self.start_at = Some(now + if is_passing { PASSING_PAUSE } else { LACKING_PAUSE });
+    }
+
+    /// Why there is no process though one is due, where that does not pass at once.
+    pub(super) fn lack(&self, now: Instant) -> Option<&str> {
+        let lack = self.lack.as_ref()?;
+        (now.duration_since(lack.since) >= PASSING_MAX).then_some(&lack.why)
     }
 
     /// Starts a process, which events come of.
@@ -113,7 +145,7 @@ impl Worker {
         start: Start<'_>,
     ) -> io::Result<()> {
         let Start { config, latency_every, ids, core, back_end, mut fds } = start;
-        self.start_at = None;
+        (self.start_at, self.lack) = (None, None);
         self.starts += 1;
         self.started = now;
         self.backoff.started(now);
@@ -179,7 +211,7 @@ impl Worker {
 
     /// Has the process stop, which answers what it has taken first.
     pub(super) fn stop(&mut self) {
-        self.start_at = None;
+        (self.start_at, self.lack) = (None, None);
         if let Some(running) = &self.running {
             let _ = running.send(&ToReflector::Stop, Vec::new());
         }
@@ -196,5 +228,34 @@ impl Worker {
         if let Some(running) = &self.running {
             running.kill();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_lacks_is_waited_for_at_a_steady_pace_and_said_when_it_lasts() {
+        let mut worker = Worker::new().expect("memory");
+        let mut now = Instant::now();
+        let begun = now;
+        let mut tries = 0;
+        while now < begun + PASSING_MAX {
+            worker.lacks(&"port0", now, "the queue is busy".into());
+            assert_eq!(worker.lack(now), None, "it may pass");
+            now = worker.due().expect("it is tried again");
+            tries += 1;
+        }
+        assert_eq!(tries, PASSING_MAX.as_millis() / PASSING_PAUSE.as_millis());
+        for _ in 0..100 {
+            worker.lacks(&"port0", now, "no memory".into());
+            assert_eq!(worker.lack(now), Some("no memory"));
+            let next = worker.due().expect("it is tried again");
+            assert_eq!(next - now, LACKING_PAUSE);
+            now = next;
+        }
+        worker.stop();
+        assert_eq!((worker.lack(now), worker.due()), (None, None));
     }
 }

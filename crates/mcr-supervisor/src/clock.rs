@@ -1,4 +1,4 @@
-//! The clocks that counters and signs of life are told by.
+//! The clocks that counters, signs of life and costs are told by.
 
 use std::time::Duration;
 
@@ -12,6 +12,11 @@ pub(crate) fn monotonic_ns() -> u64 {
 /// What is to be added to the monotonic clock's time for that since 1970.
 pub(crate) fn wall_offset_ns() -> u64 {
     ns(ClockId::CLOCK_REALTIME).saturating_sub(monotonic_ns())
+}
+
+/// The processor time that the calling thread has taken.
+pub(crate) fn thread_time() -> Duration {
+    Duration::from_nanos(ns(ClockId::CLOCK_THREAD_CPUTIME_ID))
 }
 
 /// Linux has these clocks; 0 makes every age 0.

@@ -7,6 +7,7 @@ mod beside;
 mod flows;
 mod hops;
 mod local;
+mod pace;
 pub(crate) mod swallowing;
 mod traces;
 
@@ -32,7 +33,7 @@ use mcr_socket::{
 };
 use tracing::{debug, info, warn};
 
-use self::{beside::Beside, hops::Hop, local::Listeners, swallowing::Swallowing};
+use self::{beside::Beside, hops::Hop, local::Listeners, pace::Pace, swallowing::Swallowing};
 use crate::{
     clock::{monotonic_ns, wall_offset_ns},
     worker::Retired,
@@ -56,7 +57,9 @@ pub(crate) struct Kernel {
     resolver: Option<Resolver>,
     ports: [Option<Port>; 2],
     listeners: Listeners,
+    listeners_pace: Pace,
     beside: Beside,
+    beside_pace: Pace,
     /// What of the packet rules' datagrams goes no further.
     pub(crate) swallowing: Swallowing,
     /// Rules whose worker has not taken them over yet.
@@ -106,7 +109,9 @@ impl Kernel {
             resolver: None,
             ports: [None, None],
             listeners: Listeners::default(),
+            listeners_pace: Pace::default(),
             beside: Beside::default(),
+            beside_pace: Pace::default(),
             swallowing: Swallowing::new(swallows),
             lingering: Vec::new(),
             predecessors: HashMap::new(),
@@ -125,7 +130,8 @@ impl Kernel {
         };
         self.open()?;
         if self.rules.is_empty() {
-            self.listeners.read();
+            let heard = self.listeners.read();
+            self.swallowing.doubt_heard(&heard);
         }
         self.port(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
         let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
@@ -254,7 +260,10 @@ impl Kernel {
         for change in changes {
             match change {
                 Change::LinkRemoved(link) => self.swallowing.detach(link.index),
-                Change::LinkAdded(_) | Change::LinkChanged { .. } => self.swallowing.doubt(),
+                Change::LinkAdded(_) | Change::LinkChanged { .. } => {
+                    self.swallowing.doubt();
+                    self.beside_pace.hurry();
+                }
                 _ => {}
             }
         }
@@ -305,11 +314,7 @@ impl Kernel {
     pub(crate) fn tick(&mut self, network: &Snapshot) -> Vec<Retired> {
         self.count();
         if !self.rules.is_empty() || self.swallowing.is_used() {
-            let changed = self.listeners.read();
-            self.stale |= changed && !self.rules.is_empty();
-            if self.swallowing.is_used() && (self.beside.read() || changed) {
-                self.swallowing.doubt();
-            }
+            self.look(Instant::now());
         }
         if !self.rules.is_empty() {
             self.refresh(network);
@@ -324,6 +329,28 @@ impl Kernel {
             (self.path, self.resolver) = (None, None);
         }
         std::mem::take(&mut self.retired)
+    }
+
+    /// Looks for what else on this host wants datagrams.
+    fn look(&mut self, now: Instant) {
+        let Self { listeners, beside, swallowing, .. } = self;
+        if swallowing.is_used() && self.beside_pace.is_due(now) {
+            // Everybody at the same time, so that more can be swallowed.
+            self.listeners_pace.hurry();
+        }
+        let heard = self.listeners_pace.look(now, || listeners.read());
+        if let Some(heard) = &heard {
+            self.stale |= heard.is_any() && !self.rules.is_empty();
+            swallowing.doubt_heard(heard);
+        }
+        if !swallowing.is_used() {
+            return;
+        }
+        let changed = self.beside_pace.look(now, || beside.read());
+        if changed == Some(true) {
+            swallowing.doubt();
+        }
+        swallowing.set_may_grow(heard.is_some() && changed.is_some());
     }
 
     /// Brings the program's counts into the segment.

@@ -15,8 +15,10 @@ type Mac = [u8; 6];
 type Counts = BTreeMap<(u32, Mac), u32>;
 
 /// Users of multicast addresses.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Beside {
+    /// What was read last: as long as it says the same, nothing of it is taken apart.
+    text: [String; 3],
     /// By `/proc/net/dev_mcast`.
     users: Counts,
     /// Groups joined here that have the address.
@@ -28,8 +30,15 @@ impl Beside {
     pub(super) fn read(&mut self) -> bool {
         let text =
             |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-        let now = Self::parse(&text("dev_mcast"), &text("igmp"), &text("igmp6"));
-        let changed = now != *self;
+        self.see(["dev_mcast", "igmp", "igmp6"].map(text))
+    }
+
+    fn see(&mut self, text: [String; 3]) -> bool {
+        if text == self.text {
+            return false;
+        }
+        let now = Self::parse(text);
+        let changed = (&now.users, &now.joined) != (&self.users, &self.joined);
         *self = now;
         changed
     }
@@ -47,8 +56,9 @@ impl Beside {
         count(&self.users, ifindex) > count(&self.joined, ifindex) + vlans.count() as u32
     }
 
-    fn parse(dev_mcast: &str, igmp: &str, igmp6: &str) -> Self {
-        let mut new = Self::default();
+    fn parse(text: [String; 3]) -> Self {
+        let (mut users_of, mut joined) = (Counts::new(), Counts::new());
+        let [dev_mcast, igmp, igmp6] = &text;
         for line in dev_mcast.lines() {
             // Index, name, users, users of the address for all, address.
             let mut words = line.split_whitespace();
@@ -58,15 +68,15 @@ impl Beside {
             else {
                 continue;
             };
-            new.users.insert((index, mac), users);
+            users_of.insert((index, mac), users);
         }
         let groups = joined_v4(igmp).chain(joined_v6(igmp6));
         for (index, group) in groups {
             if let Some(mac) = multicast_mac(group) {
-                *new.joined.entry((index, mac)).or_default() += 1;
+                *joined.entry((index, mac)).or_default() += 1;
             }
         }
-        new
+        Self { users: users_of, joined, text }
     }
 }
 
@@ -116,8 +126,25 @@ mod tests {
     const IGMP6: &str = "4    eth0            ff3e0000000000000000000000000001     1 00000004 0\n";
 
     fn has(users: &str, group: &str) -> bool {
-        let beside = Beside::parse(users, IGMP, IGMP6);
+        let beside = Beside::parse([users, IGMP, IGMP6].map(String::from));
         beside.has(4, group.parse().expect("address"), &Snapshot::default())
+    }
+
+    #[test]
+    fn timers_that_run_change_the_text_and_nothing_else() {
+        let text =
+            |users: &str, timer: &str| [users, &IGMP.replace("0:00000000", timer), IGMP6].map(String::from);
+        let mut beside = Beside::default();
+        let seen = [
+            ("4    eth0            1     0     01005e010101\n", "0:00000000", true),
+            ("4    eth0            1     0     01005e010101\n", "0:00000000", false),
+            ("4    eth0            1     0     01005e010101\n", "1:0000002a", false),
+            ("4    eth0            2     0     01005e010101\n", "1:0000002a", true),
+        ];
+        for (users, timer, changed) in seen {
+            assert_eq!(beside.see(text(users, timer)), changed, "{users} {timer}");
+        }
+        assert!(beside.has(4, [239, 1, 1, 1].into(), &Snapshot::default()));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What on this host wants datagrams too, so that their frames must go on to the stack: UDP sockets by their ports, and whatever takes
 //! all of some kind (raw sockets, packet sockets behind the program, multicast routing).
 //!
-//! Read from `/proc/net`, because the kernel announces no socket. A listener that is new gets its datagrams with the next look.
+//! Read from `/proc/net`, because the kernel announces no socket (nor a group that is joined a second time on an interface). A listener that is new gets its datagrams
+//! with the next look.
 
 use std::{
     collections::BTreeSet,
@@ -9,8 +10,17 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-/// What listens on this host.
+/// What of it has changed between two looks.
 #[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// Ports at which sockets came or went.
+    pub(super) ports: BTreeSet<u16>,
+    /// Something came or went that takes whatever comes.
+    pub(super) greedy: bool,
+}
+
+/// What listens on this host.
+#[derive(Debug, Default)]
 pub(super) struct Listeners {
     /// Address and port of every UDP socket, but those that let nothing in.
     bound: BTreeSet<(IpAddr, u16)>,
@@ -24,9 +34,16 @@ const UDP: u8 = 17;
 const ETH_P_IP: &str = "0800";
 const ETH_P_IPV6: &str = "86dd";
 
+impl Heard {
+    /// Whether there is anything.
+    pub(super) fn is_any(&self) -> bool {
+        self.greedy || !self.ports.is_empty()
+    }
+}
+
 impl Listeners {
-    /// Looks again. Whether anything has changed.
-    pub(super) fn read(&mut self) -> bool {
+    /// Looks again. What has changed.
+    pub(super) fn read(&mut self) -> Heard {
         let text =
             |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
         let now = Self::parse(
@@ -36,9 +53,14 @@ impl Listeners {
             &[text("ip_mr_vif"), text("ip6_mr_vif")],
             &self.deaf,
         );
-        let changed = now != *self;
+        let heard = self.heard(&now);
         *self = now;
-        changed
+        heard
+    }
+
+    fn heard(&self, now: &Self) -> Heard {
+        let ports = self.bound.symmetric_difference(&now.bound).map(|(_, port)| *port).collect();
+        Heard { ports, greedy: self.greedy != now.greedy }
     }
 
     /// Takes no notice of these sockets, by their inodes, from the next look on.
@@ -140,6 +162,18 @@ mod tests {
         let listeners = Listeners::parse(&[UDP4.into()], &[], "", &[], &BTreeSet::from([11]));
         assert!(!listeners.want(to("239.239.1.1:5000")));
         assert!(listeners.want(to("239.9.9.9:53")));
+    }
+
+    #[test]
+    fn what_came_and_went_is_told_by_its_ports() {
+        let (before, after) =
+            (parse("", "", ""), Listeners::parse(&[UDP4.into()], &[], "", &[], &BTreeSet::new()));
+        assert_eq!(before.heard(&parse("", "", "")), Heard::default());
+        for heard in [before.heard(&after), after.heard(&before)] {
+            assert_eq!(heard, Heard { ports: [6000, 7000].into(), greedy: false });
+        }
+        let greedy = parse("", "", "Interface BytesIn PktsIn\n 0 eth0 0 0 0 0 0\n");
+        assert_eq!(before.heard(&greedy), Heard { ports: BTreeSet::new(), greedy: true });
     }
 
     #[test]

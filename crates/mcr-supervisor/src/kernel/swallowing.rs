@@ -1,7 +1,7 @@
 //! What of the `packet` rules' datagrams the host's IP stack need not see: those to groups that nothing else on this host wants. A packet
 //! socket has taken them before the program that swallows them is asked.
 //!
-//! Only between two looks is more swallowed, right after what listens was looked up: who listened before misses nothing. Whatever may
+//! More is swallowed only right after everybody who may want it was looked at: who listened before misses nothing. Whatever may
 //! need the stack is let go at once where the daemon itself brings it about, else with the next look.
 
 use std::{
@@ -12,6 +12,8 @@ use std::{
 use mcr_ebpf::{Senders, Swallow, SwallowError};
 use mcr_proto::rule::RuleId;
 use tracing::{debug, info};
+
+use super::local::Heard;
 
 /// What a rule takes by a packet socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,10 @@ pub(crate) struct Swallowing {
     told: HashMap<SocketAddr, BTreeSet<u32>>,
     /// Groups to be decided on with the next look.
     stale: BTreeSet<SocketAddr>,
+    /// Groups of which more may be swallowed when everybody has been looked at.
+    postponed: BTreeSet<SocketAddr>,
+    /// Everybody was looked at just now.
+    may_grow: bool,
 }
 
 impl Swallowing {
@@ -43,6 +49,8 @@ impl Swallowing {
             by_group: HashMap::new(),
             told: HashMap::new(),
             stale: BTreeSet::new(),
+            postponed: BTreeSet::new(),
+            may_grow: false,
         }
     }
 
@@ -87,9 +95,23 @@ impl Swallowing {
         }
     }
 
-    /// What listens, or the network, has changed.
+    /// Who has groups, or the network, has changed.
     pub(super) fn doubt(&mut self) {
         self.stale.extend(self.by_group.keys());
+    }
+
+    /// What listens has changed.
+    pub(super) fn doubt_heard(&mut self, heard: &Heard) {
+        let concerned = |group: &&SocketAddr| heard.greedy || heard.ports.contains(&group.port());
+        self.stale.extend(self.by_group.keys().filter(concerned));
+    }
+
+    /// Says whether everybody who may want datagrams was looked at just now, so that more can be swallowed.
+    pub(super) fn set_may_grow(&mut self, may_grow: bool) {
+        self.may_grow = may_grow;
+        if may_grow {
+            self.stale.append(&mut self.postponed);
+        }
     }
 
     /// An interface is gone.
@@ -102,7 +124,8 @@ impl Swallowing {
 
     /// Whether there is anything to look after.
     pub(super) fn is_used(&self) -> bool {
-        self.on && !(self.rules.is_empty() && self.told.is_empty() && self.stale.is_empty())
+        let idle = self.rules.is_empty() && self.told.is_empty() && self.stale.is_empty();
+        self.on && !(idle && self.postponed.is_empty())
     }
 
     /// Whether what a rule takes goes no further.
@@ -116,8 +139,8 @@ impl Swallowing {
         std::mem::take(&mut self.stale)
     }
 
-    /// Swallows what of a group the rules take, on interfaces where it may be, and nothing else of it. To be called right after it was
-    /// looked up who listens.
+    /// Swallows what of a group the rules take, on interfaces where it may be, and nothing else of it; nothing more than before, but where
+    /// [everybody was looked at](Self::set_may_grow).
     pub(super) fn settle(&mut self, group: SocketAddr, may: impl Fn(u32) -> bool) {
         let mut wanted = self.wanted(group);
         wanted.retain(|ifindex, _| may(*ifindex));
@@ -125,6 +148,14 @@ impl Swallowing {
         if let Some(program) = &mut self.program {
             let gone = told.iter().filter(|ifindex| !wanted.contains_key(ifindex));
             gone.for_each(|ifindex| program.remove(*ifindex, group));
+        }
+        if !self.may_grow && !wanted.is_empty() {
+            let kept: BTreeSet<_> = told.into_iter().filter(|ifindex| wanted.contains_key(ifindex)).collect();
+            if !kept.is_empty() {
+                self.told.insert(group, kept);
+            }
+            self.postponed.insert(group);
+            return;
         }
         for (ifindex, senders) in wanted {
             if self.swallow(ifindex, group, senders) {
@@ -230,6 +261,39 @@ mod tests {
         assert_eq!(swallowing.take_stale(), BTreeSet::from([group()]));
         swallowing.note(RuleId(1), None);
         assert_eq!(swallowing.take_stale(), BTreeSet::from([group()]));
+    }
+
+    #[test]
+    fn between_looks_at_everybody_a_group_is_let_go_and_nothing_more_of_it_is_swallowed() {
+        let mut swallowing = Swallowing::new(true);
+        swallowing.note(RuleId(1), taken(3, None));
+        swallowing.note(RuleId(2), taken(4, None));
+        // As if it had been told to the program.
+        swallowing.told.insert(group(), BTreeSet::from([3]));
+        swallowing.take_stale();
+        swallowing.set_may_grow(false);
+        swallowing.settle(group(), |_| true);
+        assert_eq!(swallowing.told[&group()], BTreeSet::from([3]), "what was swallowed still is");
+        assert_eq!(swallowing.take_stale(), BTreeSet::new());
+        swallowing.settle(group(), |ifindex| ifindex != 3);
+        assert!(!swallowing.told.contains_key(&group()), "somebody wants it");
+        swallowing.set_may_grow(true);
+        assert_eq!(swallowing.take_stale(), BTreeSet::from([group()]), "the rest is decided on now");
+        assert!(swallowing.postponed.is_empty());
+    }
+
+    #[test]
+    fn groups_are_in_doubt_by_the_ports_at_which_sockets_came_or_went() {
+        let mut swallowing = Swallowing::new(true);
+        swallowing.note(RuleId(1), taken(3, None));
+        swallowing.take_stale();
+        let doubted = |swallowing: &mut Swallowing, ports: &[u16], greedy| {
+            swallowing.doubt_heard(&Heard { ports: ports.iter().copied().collect(), greedy });
+            !swallowing.take_stale().is_empty()
+        };
+        assert!(doubted(&mut swallowing, &[5000], false));
+        assert!(!doubted(&mut swallowing, &[5001], false));
+        assert!(doubted(&mut swallowing, &[], true));
     }
 
     #[test]

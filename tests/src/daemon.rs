@@ -10,14 +10,11 @@ use std::{
 };
 
 use mcr_client::{Client, Options};
-use mcr_lab::Namespace;
+use mcr_lab::{Namespace, forbid};
 use mcr_proto::message::WorkerState;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
-};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use tempfile::TempDir;
 
@@ -30,7 +27,7 @@ use crate::{
 };
 
 /// `enum bpf_cmd` of linux/bpf.h.
-const BPF_LINK_CREATE: u64 = 28;
+const BPF_LINK_CREATE: u32 = 28;
 /// How long a daemon may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -130,11 +127,16 @@ impl Daemon {
         // A user without rights cannot enter the namespace any more, but can be started in it; and what a thread may not do its
         // children may not.
         let process = if by_thread {
+            let links = options.no_bpf_links.then_some(libc::EINVAL.unsigned_abs());
+            let forbidden = [
+                (libc::SYS_io_uring_setup, None, options.no_uring),
+                (libc::SYS_bpf, None, options.no_bpf),
+                (libc::SYS_bpf, Some(BPF_LINK_CREATE), links),
+            ];
             namespace.enter(|| {
-                options.no_uring.into_iter().for_each(|errno| forbid(libc::SYS_io_uring_setup, None, errno));
-                options.no_bpf.into_iter().for_each(|errno| forbid(libc::SYS_bpf, None, errno));
-                if options.no_bpf_links {
-                    forbid(libc::SYS_bpf, Some(BPF_LINK_CREATE), libc::EINVAL.unsigned_abs());
+                for (call, first_argument, errno) in forbidden {
+                    let done = errno.map_or(Ok(()), |errno| forbid(call, first_argument, errno));
+                    done.unwrap_or_else(|error| panic!("{error}"));
                 }
                 command.spawn()
             })
@@ -250,19 +252,6 @@ impl Drop for Daemon {
             eprintln!("--- log of mcrd {}:\n{}---", self.pid(), self.log());
         }
     }
-}
-
-/// Has a system call of this thread fail, if its first argument is as said, and that of all it starts.
-fn forbid(call: i64, first_argument: Option<u64>, errno: u32) {
-    let equals = |value| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
-    let conditions = first_argument.map(|value| vec![equals(value).expect("a condition")]);
-    let conditions = conditions.map(|conditions| SeccompRule::new(conditions).expect("a rule"));
-    let rules = [(call, conditions.into_iter().collect())].into();
-    let (otherwise, then) = (SeccompAction::Allow, SeccompAction::Errno(errno));
-    let arch = std::env::consts::ARCH.try_into().expect("an architecture with seccomp");
-    let filter = SeccompFilter::new(rules, otherwise, then, arch).expect("a filter");
-    let program: BpfProgram = filter.try_into().expect("a program");
-    seccompiler::apply_filter(&program).expect("a thread may give up system calls");
 }
 
 /// Sends a signal to a process of ours.

@@ -136,9 +136,15 @@ pub(crate) fn filters_at(ifindex: u32) -> io::Result<usize> {
 fn filters(requests: &mut Requests, ifindex: u32, parent: TcHandle) -> io::Result<usize> {
     let header = TcHeader { index: ifindex as i32, parent, ..TcHeader::default() };
     let dump = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, Vec::new()));
-    // Each priority is in the answer on its own, before its filters, which have handles.
-    let has_handle = |answer: &RouteNetlinkMessage| matches!(answer, RouteNetlinkMessage::NewTrafficFilter(filter) if u32::from(filter.header.handle) != 0);
-    Ok(requests.send(NLM_F_DUMP, dump)?.iter().filter(|answer| has_handle(answer)).count())
+    Ok(requests.send(NLM_F_DUMP, dump)?.iter().filter(|answer| is_filter(answer)).count())
+}
+
+/// Each priority is in the answer on its own, before its filters, which have handles.
+fn is_filter(answer: &RouteNetlinkMessage) -> bool {
+    match answer {
+        RouteNetlinkMessage::NewTrafficFilter(filter) => u32::from(filter.header.handle) != 0,
+        _ => false,
+    }
 }
 
 /// Sees to it that the interface has the discipline; whether it had none.

@@ -1,5 +1,6 @@
 //! Why a test network could not be made.
 
+use std::error::Error;
 use std::io;
 use std::time::Duration;
 
@@ -50,6 +51,12 @@ pub enum LabError {
     /// A user namespace can be entered only by a process with one thread.
     #[error("a user namespace can be entered only while the process has a single thread")]
     NotSingleThreaded,
+    /// A system call could not be forbidden.
+    #[error("cannot forbid a system call: {source}")]
+    Forbid {
+        /// What the kernel, or the library that writes the filter, said.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// A condition did not come true in time.
     #[error("{what}: not within {waited:?}")]
     Timeout {

@@ -8,6 +8,7 @@
 //!   neighbours and sysctls.
 //! - [`Tun`] is a device whose other end is the test; [`veth`], [`macvlan`] connect namespaces; [`Line`] and [`Chain`] are the ready-made shapes.
 //! - [`enter_user_namespace`] gives an ordinary user the rights to do all this.
+//! - [`forbid`] has the kernel refuse system calls to a thread.
 //! - [`require`] skips tests that lack rights; [`wait_until`] replaces sleeping in tests.
 //!
 //! What it does not do: it never touches a namespace it was not asked to, runs no external program, and keeps no
@@ -33,6 +34,7 @@
 
 mod child;
 mod error;
+mod forbid;
 mod link;
 mod namespace;
 mod net;
@@ -45,6 +47,7 @@ mod user;
 mod wait;
 
 pub use error::LabError;
+pub use forbid::forbid;
 pub use link::{LinkState, LinkStats, macvlan, veth, veth_with_queues};
 pub use namespace::Namespace;
 pub use topology::{Chain, Line};

@@ -1,19 +1,12 @@
 //! A kernel that refuses tcx links, as those before Linux 6.6 do: the program stands behind a filter of `clsact`.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
-};
-
 use mcr_ebpf::{KernelPath, programs_at};
-use mcr_lab::{Line, require, wait_until};
+use mcr_lab::{Line, forbid, require, wait_until};
 use nix::libc;
-use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-};
 
 use crate::{
     frames::v4,
+    life::holder,
     rig::{DEADLINE, Rig},
 };
 
@@ -21,20 +14,13 @@ const IN: &str = "239.1.1.1:5000";
 const OUT: &str = "239.2.2.2:6000";
 const FROM: &str = "10.1.0.1:4000";
 /// `enum bpf_cmd` of linux/bpf.h.
-const BPF_LINK_CREATE: u64 = 28;
+const BPF_LINK_CREATE: u32 = 28;
 
 /// Runs something in a thread, and what that starts, to which the kernel says of links what one says that does not know them.
 fn without_links<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let create = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, BPF_LINK_CREATE);
-            let rule = SeccompRule::new(vec![create.unwrap()]).unwrap();
-            let rules = [(libc::SYS_bpf, vec![rule])].into();
-            let (otherwise, then) = (SeccompAction::Allow, SeccompAction::Errno(libc::EINVAL as u32));
-            let arch = std::env::consts::ARCH.try_into().unwrap();
-            let filter = SeccompFilter::new(rules, otherwise, then, arch).unwrap();
-            let program: seccompiler::BpfProgram = filter.try_into().unwrap();
-            seccompiler::apply_filter(&program).unwrap();
+            forbid(libc::SYS_bpf, Some(BPF_LINK_CREATE), libc::EINVAL.unsigned_abs()).expect("a filter");
             run()
         });
         thread.join().expect("no panic")
@@ -124,12 +110,7 @@ fn what_a_killed_process_leaves_relays_nothing_and_is_replaced() {
     let Some(()) = require::netns() else { return };
     without_links(|| {
         let line = Line::new().expect("a line");
-        let this = std::env::current_exe().expect("this program");
-        let mut command: Command = line.relay.command(this);
-        command.args(["--exact", "life::hold_the_program_at_in0", "--ignored", "--nocapture"]);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        assert!(lines.any(|line| line.expect("text") == "attached"));
+        let mut child = holder(&line.relay);
         let before = mcr_ebpf::loaded().programs.len();
         child.kill().expect("SIGKILL");
         child.wait().expect("dead");

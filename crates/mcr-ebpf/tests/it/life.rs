@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -55,7 +55,18 @@ fn without_the_right_to_load_programs_the_reason_is_said() {
     assert!(matches!(error, LoadError::NotPermitted), "{error}");
 }
 
-/// Not a test of its own: the process that the next one kills.
+/// A process that has put the program at `in0` of a namespace, and does nothing more.
+pub(crate) fn holder(net: &Namespace) -> Child {
+    let this = std::env::current_exe().expect("this program");
+    let mut command: Command = net.command(this);
+    command.args(["--exact", "life::hold_the_program_at_in0", "--ignored", "--nocapture"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(lines.any(|line| line.expect("text") == "attached"));
+    child
+}
+
+/// Not a test of its own: the process of [`holder`].
 #[test]
 #[ignore = "started by another test"]
 fn hold_the_program_at_in0() {
@@ -75,12 +86,7 @@ fn hold_the_program_at_in0() {
 fn a_killed_process_leaves_nothing_attached() {
     let Some(()) = require::netns() else { return };
     let line = mcr_lab::Line::new().expect("a line");
-    let this = std::env::current_exe().expect("this program");
-    let mut command: Command = line.relay.command(this);
-    command.args(["--exact", "life::hold_the_program_at_in0", "--ignored", "--nocapture"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    assert!(lines.any(|line| line.expect("text") == "attached"));
+    let mut child = holder(&line.relay);
     assert_eq!(programs(&line.relay, "in0"), 1);
     child.kill().expect("SIGKILL");
     child.wait().expect("dead");

@@ -213,14 +213,18 @@ fn counts(stats: &Stats) -> BTreeMap<String, u64> {
     counts
 }
 
+/// Whether a frame's IPv6 header is followed by anything but UDP.
+fn is_extended(stimulus: &Stimulus) -> bool {
+    let next = stimulus.bytes.get(20);
+    stimulus.bytes.get(12..14) == Some(&[0x86, 0xdd]) && next.is_some_and(|next| *next != 17)
+}
+
 /// Behind IPv6 extension headers the packet path's filter sees no port, so the worker gets such datagrams to any port of an address, and
 /// counts why it does not relay them. The program looks, and leaves them alone.
 fn is_only_looked_at(stimulus: &Stimulus, kernel: &Outcome, packet: &Outcome) -> bool {
-    let next = stimulus.bytes.get(20);
-    let extended = stimulus.bytes.get(12..14) == Some(&[0x86, 0xdd]) && next.is_some_and(|next| *next != 17);
     let [nothing, dropped] = [kernel, packet].map(|side| side.frames.iter().all(Vec::is_empty));
     let drops = packet.counts.keys().all(|name| name.starts_with("in0 ") && name != "in0 matched");
-    extended && nothing && dropped && kernel.counts.is_empty() && drops
+    is_extended(stimulus) && nothing && dropped && kernel.counts.is_empty() && drops
 }
 
 /// In which way two outcomes differ, for a person.
@@ -288,8 +292,10 @@ fn the_same_frames_come_out_of_the_kernel_path_and_the_packet_path() {
     let places = Places { macs, from: FROM, to: TO };
     let mut random = Random::new(seed);
     let stimuli: Vec<_> = (0..frames).map(|_| random::frame(&mut random, &places)).collect();
+    // Of these many make a difference that is tolerated, and to be found in a batch they would have to be sent again and again.
+    let (extended, others): (Vec<_>, Vec<_>) = stimuli.into_iter().partition(is_extended);
     let mut differences = Vec::new();
-    for batch in stimuli.chunks(BATCH) {
+    for batch in others.chunks(BATCH).chain(extended.chunks(1)) {
         find_differences([&mut kernel, &mut packet], batch, &mut differences);
         if differences.len() > 10 {
             break;

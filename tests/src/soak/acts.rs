@@ -51,6 +51,8 @@ pub(super) const ACTS: &[Act] = &[
 /// Connections that are left hanging, at most.
 const HANGING_MAX: usize = 16;
 const FRAMES: u64 = 300;
+/// The longest back-off of a child is 16 s.
+const REFLECTS_WITHIN: Duration = Duration::from_secs(30);
 
 fn look(trouble: &mut Trouble) {
     trouble.look_forward();
@@ -165,16 +167,21 @@ fn flap_output(trouble: &mut Trouble) {
     }
 }
 
-fn reflects(trouble: &mut Trouble) -> bool {
-    let all = trouble.ask("reflect.list", |client| client.reflectors(Some(REFLECTOR)));
-    all.is_some_and(|all| all.first().is_some_and(|one| one.state == RuleState::Active))
-}
-
 /// Every frame comes back, whole and in its turn.
 fn reflect(trouble: &mut Trouble) {
-    let ready = wait_until(Duration::from_secs(30), "it reflects", || reflects(trouble));
+    let mut last = None;
+    let ready = wait_until(REFLECTS_WITHIN, "it reflects", || {
+        let all = trouble.ask("reflect.list", |client| client.reflectors(Some(REFLECTOR)));
+        last = all.and_then(|mut all| all.pop());
+        last.as_ref().is_some_and(|one| one.state == RuleState::Active)
+    });
     if ready.is_err() {
-        trouble.faults.push("the reflector does not reflect for 30 s".to_owned());
+        let log = trouble.log_tail("reflect");
+        let last =
+            last.map(|one| (one.state, one.reason, one.fault, one.platform, one.restarts, one.workers));
+        trouble
+            .faults
+            .push(format!("the reflector does not reflect for {REFLECTS_WITHIN:?}: {last:?}; log: {log}"));
         return;
     }
     // Replies to what was sent before it was changed.

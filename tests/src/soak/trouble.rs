@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     os::unix::net::UnixStream,
     thread,
     time::{Duration, Instant},
@@ -26,6 +25,10 @@ use crate::{Daemon, DaemonOptions, held::Held, law, reflector::Tester};
 const WORKERS: u16 = 3;
 /// The longest back-off of a child is 16 s, and a stuck one is noticed after 2 s.
 const HEALED_WITHIN: Duration = Duration::from_secs(45);
+/// What the daemon never says unless something of its own is wrong.
+const FAULTS_IN_LOG: [&str; 3] = ["panicked", "worker refused", "was not applied within"];
+/// Lines of the log that a fault is told with.
+const LOG_LINES: usize = 8;
 /// Between two acts, so that each has some effect.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -256,7 +259,8 @@ impl Trouble {
             wrong.is_empty()
         });
         if settled.is_err() {
-            self.faults.push(format!("{what}: after {HEALED_WITHIN:?}, {wrong}"));
+            let log = self.log_tail("");
+            self.faults.push(format!("{what}: after {HEALED_WITHIN:?}, {wrong}; log: {log}"));
         }
     }
 
@@ -303,6 +307,15 @@ impl Trouble {
         }
     }
 
+    /// The last lines of the daemon's log with a word in them.
+    pub(super) fn log_tail(&self, word: &str) -> String {
+        let log = self.daemon.log();
+        let mut lines: Vec<_> =
+            log.lines().rev().filter(|line| line.contains(word)).take(LOG_LINES).collect();
+        lines.reverse();
+        lines.join(" | ")
+    }
+
     /// What is held now.
     pub(super) fn usage(&mut self) -> Usage {
         let workers =
@@ -335,9 +348,9 @@ impl Trouble {
 
     /// Ends the daemon; nothing of it may be left. All faults.
     pub(super) fn stop(mut self, before: &Usage, after: &Usage) -> Vec<String> {
-        let log = fs::read_to_string(self.daemon.log_path()).unwrap_or_default();
-        let panics = log.lines().filter(|line| line.contains("panicked"));
-        self.faults.extend(panics.map(|line| format!("in the log: {line}")));
+        let log = self.daemon.log();
+        let is_fault = |line: &&str| FAULTS_IN_LOG.iter().any(|fault| line.contains(fault));
+        self.faults.extend(log.lines().filter(is_fault).map(|line| format!("in the log: {line}")));
         self.client = None;
         self.daemon.stop();
         let bpf = before.bpf.iter().chain(&after.bpf);

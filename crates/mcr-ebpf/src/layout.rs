@@ -1,6 +1,9 @@
 //! What lies in the maps: `bpf/relay.h` in Rust. Addresses and ports are in network order.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 /// `struct key`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +27,13 @@ impl Key {
             address: words(destination.ip()),
             source: source.map(words).unwrap_or_default(),
         }
+    }
+
+    /// The keys that a destination may have, in their order: that of any source, and those of sources.
+    pub(crate) fn all_of(ifindex: u32, destination: SocketAddr) -> [RangeInclusive<Self>; 2] {
+        let any = Self::new(ifindex, destination, None);
+        let sourced = Self { sourced: 1, ..any };
+        [any..=any, sourced..=Self { source: [u32::MAX; 4], ..sourced }]
     }
 
     /// The key of `addresses`: no port, no source.

@@ -45,8 +45,8 @@ pub struct KernelPath {
     sizes: Sizes,
     links: HashMap<u32, Link>,
     rules: BTreeMap<RuleSlot, Rule>,
-    groups: HashMap<Group, BTreeSet<RuleSlot>>,
-    blocks: HashMap<Key, Block>,
+    groups: BTreeMap<Group, BTreeSet<RuleSlot>>,
+    blocks: BTreeMap<Key, Block>,
     arena: Arena,
     /// Blocks that some program may still read.
     leaving: Vec<(Ticket, Row)>,
@@ -107,8 +107,8 @@ impl KernelPath {
             sizes: SIZES,
             links: HashMap::new(),
             rules: BTreeMap::new(),
-            groups: HashMap::new(),
-            blocks: HashMap::new(),
+            groups: BTreeMap::new(),
+            blocks: BTreeMap::new(),
             arena: Arena::new(SIZES.entries),
             leaving: Vec::new(),
             generation: 0,
@@ -251,9 +251,9 @@ impl KernelPath {
         for (key, content) in wanted {
             self.put(key, content)?;
         }
-        let any = Key::new(ifindex, destination, None);
-        let same = |key: &&Key| Key { source: any.source, sourced: 0, ..**key } == any && !keys.contains(key);
-        let gone: Vec<Key> = self.blocks.keys().filter(same).copied().collect();
+        let [any, sourced] = Key::all_of(ifindex, destination);
+        let there = self.blocks.range(any).chain(self.blocks.range(sourced)).map(|(key, _)| *key);
+        let gone: Vec<Key> = there.filter(|key| !keys.contains(key)).collect();
         for key in gone {
             self.object.routes.remove(&key).map_err(map_error)?;
             if let Some(block) = self.blocks.remove(&key) {
@@ -262,7 +262,8 @@ impl KernelPath {
         }
         if !is_used {
             self.groups.remove(&group);
-            if !self.groups.keys().any(|(other, to)| (*other, to.ip()) == (ifindex, destination.ip())) {
+            let port = |port| (ifindex, SocketAddr::new(destination.ip(), port));
+            if self.groups.range(port(0)..=port(u16::MAX)).next().is_none() {
                 // Not there if it could not be written.
                 let _ = self.object.addresses.remove(&Key::of_address(ifindex, destination.ip()));
             }

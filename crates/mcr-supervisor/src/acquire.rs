@@ -88,7 +88,9 @@ pub(crate) fn acquire_in_kernel(
             }
         }
     }
-    kernel.ignore(holds.guards());
+    if let Some(guards) = holds.changed_guards() {
+        kernel.ignore(guards);
+    }
     let carried = kernel.prepare(&rule.spec, network).and_then(|()| {
         close();
         kernel.carry(rule.slot, &rule.spec, &rule.output_slots, input, network)

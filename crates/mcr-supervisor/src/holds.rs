@@ -17,6 +17,7 @@ use nix::sys::stat::fstat;
 pub(crate) struct Holds {
     memberships: Memberships,
     held: HashMap<Hold, Held>,
+    guards_changed: bool,
 }
 
 #[derive(Debug)]
@@ -44,14 +45,21 @@ impl Holds {
             Hold::Join { ifindex, group, source } => {
                 Thing::Membership { _held: self.memberships.join(ifindex, group, source)? }
             }
-            Hold::Guard { bound } => Thing::Guard(guard(bound)),
+            Hold::Guard { bound } => {
+                self.guards_changed = true;
+                Thing::Guard(guard(bound))
+            }
         };
         self.held.insert(hold, Held { users: 1, thing });
         Ok(())
     }
 
-    /// The inodes of the guards' sockets, by which others may know that they take nothing.
-    pub(crate) fn guards(&self) -> impl Iterator<Item = u64> {
+    /// The inodes of the guards' sockets, by which others may know that they take nothing, if they have changed since this was asked.
+    pub(crate) fn changed_guards(&mut self) -> Option<impl Iterator<Item = u64>> {
+        std::mem::take(&mut self.guards_changed).then(|| self.guards())
+    }
+
+    fn guards(&self) -> impl Iterator<Item = u64> {
         let sockets = self.held.values().filter_map(|held| match &held.thing {
             Thing::Guard(socket) => socket.as_ref(),
             Thing::Membership { .. } => None,
@@ -64,6 +72,7 @@ impl Holds {
             held.users -= 1;
             if held.users == 0 {
                 self.held.remove(hold);
+                self.guards_changed |= matches!(hold, Hold::Guard { .. });
             }
         }
     }

@@ -54,6 +54,8 @@ pub(crate) struct Kernel {
     inputs: HashMap<u32, InputSlot>,
     /// Next hops in use, and when each was last asked for.
     hops: HashMap<(u32, IpAddr), Option<Instant>>,
+    /// Some may be in use no more.
+    hops_stale: bool,
     resolver: Option<Resolver>,
     ports: [Option<Port>; 2],
     listeners: Listeners,
@@ -106,6 +108,7 @@ impl Kernel {
             rules: BTreeMap::new(),
             inputs: HashMap::new(),
             hops: HashMap::new(),
+            hops_stale: false,
             resolver: None,
             ports: [None, None],
             listeners: Listeners::default(),
@@ -170,6 +173,7 @@ impl Kernel {
             self.swallowing.touch(gone.spec.input.socket_addr());
             self.flows.end(&self.counters, before);
         }
+        self.need(&hops);
         let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, told };
         self.rules.insert(slot, carried);
         self.tidy();
@@ -299,7 +303,10 @@ impl Kernel {
                 continue;
             }
             match path.set_rule(slot, told.clone()) {
-                Ok(()) => (rule.told, rule.hops) = (told, hops),
+                Ok(()) => {
+                    (rule.told, rule.hops) = (told, hops.clone());
+                    self.need(&hops);
+                }
                 Err(error) => {
                     warn!(input = %rule.spec.input, "{error}");
                     self.stale = true;
@@ -313,6 +320,7 @@ impl Kernel {
     /// What is to be done from time to time. Gives counters' places that are free now.
     pub(crate) fn tick(&mut self, network: &Snapshot) -> Vec<Retired> {
         self.count();
+        self.forget_hops();
         if !self.rules.is_empty() || self.swallowing.is_used() {
             self.look(Instant::now());
         }
@@ -413,7 +421,13 @@ impl Kernel {
         }
     }
 
-    /// Lets go of interfaces and next hops that no rule needs.
+    fn need(&mut self, hops: &BTreeSet<(u32, IpAddr)>) {
+        for hop in hops {
+            self.hops.entry(*hop).or_insert(None);
+        }
+    }
+
+    /// Lets go of interfaces that no rule needs.
     fn tidy(&mut self) {
         if let Some(path) = &mut self.path {
             let attached: Vec<_> = path.attached().collect();
@@ -423,6 +437,14 @@ impl Kernel {
         if self.rules.is_empty() {
             self.ports = [None, None];
         }
+        self.hops_stale = true;
+    }
+
+    /// Lets go of next hops that no rule needs. It looks at all rules, so not for each that goes.
+    fn forget_hops(&mut self) {
+        if !std::mem::take(&mut self.hops_stale) {
+            return;
+        }
         let needed: BTreeSet<_> = self.rules.values().flat_map(|rule| &rule.hops).copied().collect();
         let gone: Vec<_> = self.hops.keys().filter(|hop| !needed.contains(hop)).copied().collect();
         for hop in gone {
@@ -431,9 +453,6 @@ impl Kernel {
                 // The kernel keeps it no more for us. An interface that is gone has taken it along.
                 let _ = resolver.ask(hop.0, hop.1, Ask::Use);
             }
-        }
-        for hop in needed {
-            self.hops.entry(hop).or_insert(None);
         }
     }
 }

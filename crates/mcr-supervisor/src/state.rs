@@ -393,7 +393,9 @@ impl State {
                 self.rules.all().filter(|rule| depends(rule.spec.datapath)).map(|rule| rule.id).collect();
             rules.into_iter().for_each(|id| self.refresh(id, network));
         }
-        self.kernel.ignore(self.holds.guards());
+        if let Some(guards) = self.holds.changed_guards() {
+            self.kernel.ignore(guards);
+        }
         self.kernel.refresh(network);
     }
 

@@ -138,8 +138,8 @@ pub(crate) enum Verb {
         PPS and BIT/S are averages over the last second, MEAN PPS since the first datagram. Drops are\n\
         shown by reason, where there are any. LAST is how long ago the last datagram came, GAP the longest\n\
         time between two, JITTER how much that time varies (RFC 3550), P50 and P99 what half and 99 % of\n\
-        the datagrams took at most from reception to their last copy's departure. The kernel data path\n\
-        tells neither GAP, JITTER, P50 nor P99: they are \"-\".\n\n\
+        the datagrams took at most from reception to their last copy's departure. Of the kernel data\n\
+        path GAP is right to a few milliseconds, JITTER comes from samples, and there is no P50 or P99.\n\n\
         With RULE, its flows are listed too: who sends, how much, and since when (256 at most)."
     )]
     Stats {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Counts what became of a datagram: in one place of the input, and in one of each output. */
 #pragma once
+#include "times.h"
 #include "trace.h"
 
 /* Counts what has an address of ours and cannot be relayed, and lets it go on. */
@@ -84,7 +85,11 @@ apiece int count_rule(const struct frame *frame, __u32 rule)
 	__u64 now_ns = bpf_ktime_get_coarse_ns(), before_ns = counts->last_ns;
 	if (unlikely(counts->datagrams == 0))
 		counts->first_ns = now_ns;
+	if (unlikely(now_ns != before_ns))
+		note_arrival(rule, now_ns);
 	counts->last_ns = now_ns;
+	if (unlikely((__s32)((__u32)counts->datagrams - counts->sample_at) >= 0))
+		sample_timing(counts, rule);
 	counts->datagrams += frame->datagrams;
 	counts->bytes += frame->payload_bytes;
 	const __u32 *source = frame->key.source;

@@ -83,10 +83,27 @@ struct rule_counts {
 	__u64 told_datagrams; /* Of `datagrams` and `bytes`, what flows have been told; the rest is of the flow seen last. */
 	__u64 told_bytes;
 	__u64 overflow; /* Datagrams of flows that found no place. */
-	__u32 unused;
+	__u32 sample_at; /* Of how many datagrams on (the low half of their number) the next sample of `timings` is taken. */
 	__u32 changes_begun;
 };
 _Static_assert(sizeof(struct rule_counts) == 96, "layout.rs");
+
+/* When datagrams of a rule came, whichever CPU saw them, by a clock that ticks every few milliseconds. */
+struct arrivals {
+	__u64 last_ns;
+	__u64 gap_max_ns;
+};
+
+/* How much the time between arrivals of a rule varies: a sample is of three in a row, as one CPU sees them. */
+struct timing {
+	__u64 last_ns;
+	__u64 interval_ns;
+	__u64 jitter_16; /* Sixteen times the jitter (RFC 3550, A.8). */
+	__u32 samples; /* Up to TIMING_SAMPLES. */
+	__u32 step; /* Of a sample: how many of its three are there. */
+};
+enum { TIMING_SAMPLES = 64 };
+_Static_assert(sizeof(struct arrivals) == 16 && sizeof(struct timing) == 32, "layout.rs");
 enum output_drop {
 	OUTPUT_SEND_ERROR,
 	OUTPUT_QUEUE_FULL,
@@ -155,6 +172,20 @@ struct {
 	__type(key, __u32);
 	__type(value, struct rule_counts);
 } rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct arrivals);
+} arrivals SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct timing);
+} timings SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

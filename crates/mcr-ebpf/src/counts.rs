@@ -58,6 +58,8 @@ pub enum Delta {
         flows: u64,
         /// Datagrams of flows that found no place in the table.
         flow_overflow: u64,
+        /// Gaps and jitter.
+        times: Times,
     },
     /// An output.
     Output {
@@ -72,6 +74,16 @@ pub enum Delta {
         /// How many of the send errors were of which errno; others of another.
         errno: Option<(i32, u64)>,
     },
+}
+
+/// Times between a rule's arrivals, since the rule is there or the maps have grown; superframes are one arrival.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// The longest time between two arrivals, to a few milliseconds; none while all came within a tick of the kernel's clock.
+    pub gap_max_ns: Option<u64>,
+    /// How much the time between arrivals varies (RFC 3550), from samples of three in a row, by the CPU that saw the last datagram;
+    /// none before the first sample.
+    pub jitter_ns: Option<u64>,
 }
 
 /// In the order of `enum input_drop`.
@@ -152,7 +164,7 @@ impl InputCounts {
 }
 
 impl RuleCounts {
-    pub(crate) fn since(self, told: Self, slot: RuleSlot) -> Delta {
+    pub(crate) fn since(self, told: Self, slot: RuleSlot, times: Times) -> Delta {
         Delta::Rule {
             slot,
             datagrams: self.datagrams - told.datagrams,
@@ -162,6 +174,7 @@ impl RuleCounts {
             flows: self.flows - told.flows,
             // What a CPU has not told its flow yet is counted here, too, and on its way was in neither place.
             flow_overflow: self.overflow.saturating_sub(told.overflow),
+            times,
         }
     }
 }

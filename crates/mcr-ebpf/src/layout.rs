@@ -133,6 +133,7 @@ pub(crate) union Entry {
 const _: () = assert!(size_of::<Key>() == 40 && size_of::<Entry>() == 72);
 const _: () = assert!(size_of::<TraceEntry>() == 40 && size_of::<RuleCounts>() == 96);
 const _: () = assert!(size_of::<FlowKey>() == 24 && size_of::<FlowCounts>() == 32);
+const _: () = assert!(size_of::<Arrivals>() == 16 && size_of::<Timing>() == 32);
 const _: () = assert!(size_of::<Head>() == 72 && size_of::<OutputEntry>() == 72);
 
 impl From<Head> for Entry {
@@ -173,8 +174,27 @@ pub(crate) struct RuleCounts {
     pub(crate) told_datagrams: u64,
     pub(crate) told_bytes: u64,
     pub(crate) overflow: u64,
-    pub(crate) unused: u32,
+    pub(crate) sample_at: u32,
     pub(crate) changes_begun: u32,
+}
+
+/// `struct arrivals`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Arrivals {
+    pub(crate) last_ns: u64,
+    pub(crate) gap_max_ns: u64,
+}
+
+/// `struct timing`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Timing {
+    pub(crate) last_ns: u64,
+    pub(crate) interval_ns: u64,
+    pub(crate) jitter_16: u64,
+    pub(crate) samples: u32,
+    pub(crate) step: u32,
 }
 
 /// `struct output_counts`; the drops in the order of `enum output_drop`.
@@ -235,3 +255,4 @@ macro_rules! pod {
     };
 }
 pod!(Key, Head, OutputEntry, Entry, InputCounts, RuleCounts, OutputCounts, FlowKey, FlowCounts, TraceEntry);
+pod!(Arrivals, Timing);

@@ -32,7 +32,7 @@ mod pool;
 mod rule;
 mod swallow;
 
-pub use counts::Delta;
+pub use counts::{Delta, Times};
 pub use error::{AttachError, LoadError, UpdateError};
 pub use object::{Loaded, loaded, programs_at};
 pub use path::{KernelPath, TraceCounts, TraceWhat, TracedCopy, TracedDatagram};

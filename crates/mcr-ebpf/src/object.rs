@@ -20,7 +20,9 @@ use crate::{
     batch,
     clsact::{self, Entry as IngressEntry, Filter},
     error::{AttachError, LoadError, UpdateError, os_error},
-    layout::{Entry, FlowCounts, FlowKey, InputCounts, Key, OutputCounts, RuleCounts, TraceEntry},
+    layout::{
+        Arrivals, Entry, FlowCounts, FlowKey, InputCounts, Key, OutputCounts, RuleCounts, Timing, TraceEntry,
+    },
     loader,
 };
 
@@ -49,6 +51,8 @@ pub(crate) struct Object {
     pub(crate) addresses: HashMap<MapData, Key, u32>,
     pub(crate) inputs: PerCpu<InputCounts>,
     pub(crate) rules: PerCpu<RuleCounts>,
+    pub(crate) arrivals: Array<MapData, Arrivals>,
+    pub(crate) timings: PerCpu<Timing>,
     pub(crate) outputs: PerCpu<OutputCounts>,
     pub(crate) flows: HashMap<MapData, FlowKey, FlowCounts>,
     pub(crate) traces: Array<MapData, TraceEntry>,
@@ -68,6 +72,8 @@ impl Object {
             ("inputs", sizes.inputs),
             ("drop_traces", sizes.inputs),
             ("rules", sizes.rules),
+            ("arrivals", sizes.rules),
+            ("timings", sizes.rules),
             ("outputs", sizes.outputs),
             ("flows", FLOWS_MAX),
         ];
@@ -79,6 +85,8 @@ impl Object {
             addresses: map(&mut ebpf, "addresses")?,
             inputs: map(&mut ebpf, "inputs")?,
             rules: map(&mut ebpf, "rules")?,
+            arrivals: map(&mut ebpf, "arrivals")?,
+            timings: map(&mut ebpf, "timings")?,
             outputs: map(&mut ebpf, "outputs")?,
             flows: map(&mut ebpf, "flows")?,
             traces: map(&mut ebpf, "traces")?,

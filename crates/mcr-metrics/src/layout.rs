@@ -162,6 +162,16 @@ impl RuleCounters {
         }
     }
 
+    /// Notes the longest gap and the jitter of datagrams that were not seen one by one, as far as they are known; for the one writer.
+    pub fn told_times(&self, gap_max_ns: Option<u64>, jitter_ns: Option<u64>) {
+        if let Some(gap) = gap_max_ns {
+            self.gap_max.set(self.gap_max.get().max(gap.saturating_add(1)));
+        }
+        if let Some(jitter) = jitter_ns {
+            self.jitter_16.set(jitter.saturating_mul(16) | 1);
+        }
+    }
+
     fn note_first(&self, first_ns: u64) {
         if self.first_seen_ns.get() == 0 {
             self.first_seen_ns.set(first_ns);
@@ -180,7 +190,7 @@ impl RuleCounters {
         self.interval.get() != NEVER
     }
 
-    /// The longest time between two arrivals, in nanoseconds; none before the second, and where they are not seen one by one.
+    /// The longest time between two arrivals, in nanoseconds; none before the second, and where nobody knows.
     pub fn gap_max_ns(&self) -> Option<u64> {
         self.gap_max.get().checked_sub(1)
     }
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_told_of_has_a_first_and_a_last_time_and_no_others() {
+    fn what_is_only_told_of_has_a_first_and_a_last_time_and_the_others_that_are_told() {
         let rule = rule();
         rule.told(0, 0, 0, 0);
         assert_eq!((rule.first_seen_ns.get(), rule.last_seen_ns.get()), (0, 0));
@@ -332,6 +342,14 @@ mod tests {
         assert_eq!((rule.first_seen_ns.get(), rule.last_seen_ns.get()), (100, 400));
         assert_eq!((rule.datagrams.get(), rule.bytes.get()), (10, 100));
         assert_eq!((rule.is_timed(), rule.gap_max_ns(), rule.jitter_ns()), (false, None, None));
+        rule.told_times(Some(7_000), None);
+        assert_eq!((rule.is_timed(), rule.gap_max_ns(), rule.jitter_ns()), (false, Some(7_000), None));
+        // Who tells may have begun anew.
+        rule.told_times(Some(5_000), Some(30));
+        rule.told_times(None, None);
+        assert_eq!((rule.is_timed(), rule.gap_max_ns(), rule.jitter_ns()), (false, Some(7_000), Some(30)));
+        rule.told_times(Some(8_000), Some(0));
+        assert_eq!((rule.gap_max_ns(), rule.jitter_ns()), (Some(8_000), Some(0)));
     }
 
     #[test]

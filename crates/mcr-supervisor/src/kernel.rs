@@ -516,9 +516,10 @@ fn note_delta(
             input.matched.add(matched);
             drops.iter().for_each(|(reason, count)| input.drops[*reason as usize].add(*count));
         }
-        Delta::Rule { slot, datagrams, bytes, first_seen_ns, last_seen_ns, flows, flow_overflow } => {
+        Delta::Rule { slot, datagrams, bytes, first_seen_ns, last_seen_ns, flows, flow_overflow, times } => {
             let rule = counters.rule(slot);
             rule.told(datagrams, bytes, first_seen_ns + offset_ns, last_seen_ns + offset_ns);
+            rule.told_times(times.gap_max_ns, times.jitter_ns);
             rule.flows.add(flows);
             if flow_overflow > 0 {
                 counters.flow_overflowed(slot, flow_overflow);

@@ -179,9 +179,9 @@ fn rule_series(text: &mut Exposition, rules: &[Rule<'_>]) {
         (rule.sum.first_seen_ns > 0).then(|| (rule.sum.first_seen_ns as f64 / 1e9).into())
     });
     let seconds = |ns: u64| Value::from(ns as f64 / 1e9);
-    let help = "The longest time between two arrivals while the rule was carried; absent before the second, and on the kernel path.";
+    let help = "The longest time between two arrivals while the rule was carried; absent before the second.";
     each("mcr_rule_gap_max_seconds", Kind::Gauge, help, &|rule| rule.sum.gap_max_ns.map(seconds));
-    let help = "How much the time between arrivals varies, smoothed as in RFC 3550; absent before the third, and on the kernel path.";
+    let help = "How much the time between arrivals varies, smoothed as in RFC 3550; absent before the third.";
     each("mcr_rule_jitter_seconds", Kind::Gauge, help, &|rule| rule.sum.jitter_ns.map(seconds));
 }
 

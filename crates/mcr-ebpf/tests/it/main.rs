@@ -10,4 +10,5 @@ mod outputs;
 mod rewrite;
 mod rig;
 mod swallow;
+mod times;
 mod trace;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mcr_ebpf::{Delta, KernelPath, Output, Rule, Way};
+use mcr_ebpf::{Delta, KernelPath, Output, Rule, Times, Way};
 use mcr_lab::{Line, Namespace, wait_until};
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
@@ -67,6 +67,8 @@ pub(crate) struct Totals {
     /// Datagrams and bytes by rule and source.
     pub(crate) flows: std::collections::BTreeMap<(u32, SocketAddr), (u64, u64)>,
     pub(crate) overflow: std::collections::BTreeMap<u32, u64>,
+    /// Those told last, by rule.
+    pub(crate) times: std::collections::BTreeMap<u32, Times>,
     pub(crate) copies: std::collections::BTreeMap<u32, (u64, u64)>,
     pub(crate) output_drops: Vec<(u32, OutputDrop, u64)>,
     pub(crate) errnos: Vec<i32>,
@@ -86,7 +88,17 @@ impl Totals {
                 let flow = self.flows.entry((slot.0, source)).or_default();
                 *flow = (flow.0 + datagrams, flow.1 + bytes);
             }
-            Delta::Rule { slot, datagrams, bytes, flows, flow_overflow, first_seen_ns, last_seen_ns } => {
+            Delta::Rule {
+                slot,
+                datagrams,
+                bytes,
+                flows,
+                flow_overflow,
+                first_seen_ns,
+                last_seen_ns,
+                times,
+            } => {
+                self.times.insert(slot.0, times);
                 *self.overflow.entry(slot.0).or_default() += flow_overflow;
                 assert!(first_seen_ns > 0 && first_seen_ns <= last_seen_ns, "{first_seen_ns} {last_seen_ns}");
                 let rule = self.rules.entry(slot.0).or_default();

@@ -66,12 +66,12 @@ pub struct RuleStats {
     /// Time since the last one came, in nanoseconds; null if none did.
     #[serde(default)]
     pub idle_ns: Option<u64>,
-    /// The longest time between two arrivals while the rule was carried, in nanoseconds; null before the second,
-    /// and where the kernel path carries the rule.
+    /// The longest time between two arrivals while the rule was carried, in nanoseconds; null before the second.
+    /// Where the kernel path carries the rule, to a few milliseconds.
     #[serde(default)]
     pub gap_max_ns: Option<u64>,
-    /// How much the time between arrivals varies, in nanoseconds, smoothed as in RFC 3550; null before the third,
-    /// and where the kernel path carries the rule.
+    /// How much the time between arrivals varies, in nanoseconds, smoothed as in RFC 3550; null before the third.
+    /// Where the kernel path carries the rule, by samples.
     #[serde(default)]
     pub jitter_ns: Option<u64>,
     /// Different flows seen.
@@ -86,7 +86,7 @@ pub struct RuleStats {
     /// Payload bits per second, since the first datagram came.
     #[serde(default)]
     pub mean_bps: f64,
-    /// Who sends; null unless this rule alone was asked for, and where the kernel path carries it.
+    /// Who sends; null unless this rule alone was asked for.
     #[serde(default)]
     pub flow_list: Option<FlowList>,
     /// How long the rule's datagrams took; null if no worker relayed any.

@@ -2,14 +2,15 @@
 #![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
 
 use std::{
-    env,
+    env, fs,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use mcr_e2e::{Bed, Cell, command, eventually, programs, source};
+use etherparse::ip_number;
+use mcr_e2e::{Bed, Cell, DaemonOptions, Wire, command, eventually, law, programs, source, traffic_lock};
 use mcr_lab::{Namespace, require};
 use mcr_proto::message::{Diagnosis, Finding, Severity};
 use serde_json::json;
@@ -260,7 +261,7 @@ table inet filter {
     }
 }
 "#;
-    std::fs::write(bed.daemon.log_path().with_file_name("rules.nft"), rules).unwrap();
+    fs::write(bed.daemon.log_path().with_file_name("rules.nft"), rules).unwrap();
     does(&relay, &format!("nft -f {}", bed.daemon.log_path().with_file_name("rules.nft").display()));
     bed.add("rule", INPUT, &[OUTPUT]);
     bed.add("open", "239.1.1.1:7500@in0", &["10.2.0.2:6000"]);
@@ -314,24 +315,193 @@ fn rules_that_feed_each_other() {
 }
 
 #[test]
-fn a_device_that_could_cut_segments_and_does_not() {
+fn offloads_that_would_help_and_are_off() {
     let Some(mut bed) = bed(Cell::PACKET_URING) else { return };
     bed.add("rule", INPUT, &[OUTPUT]);
     let relay = bed.line.relay.clone();
-    let fixes = |bed: &mut Bed| -> Vec<String> {
-        let findings = diagnose(bed).findings.into_iter();
+    let fixes = |bed: &mut Bed, check: &str| -> Vec<String> {
+        let findings = diagnose(bed).findings.into_iter().filter(|finding| finding.check == check);
         findings
-            .filter(|finding| finding.check == "tx_udp_segmentation")
+            .inspect(|finding| assert_eq!(finding.severity, Severity::Info))
             .filter_map(|finding| finding.fix)
             .collect()
     };
-    assert_eq!(fixes(&mut bed), [""; 0]);
-    relay.set_offload("out0", "tx-udp-segmentation", false).unwrap();
-    assert_eq!(fixes(&mut bed), ["ethtool -K out0 tx-udp-segmentation on"]);
-    if Command::new("ethtool").arg("--version").output().is_ok() {
-        does(&relay, &fixes(&mut bed)[0]);
-    } else {
-        relay.set_offload("out0", "tx-udp-segmentation", true).unwrap();
+    // What an input does with what comes in, and an output with what it is given.
+    for (check, ifname, feature) in [
+        ("tx_udp_segmentation", "out0", "tx-udp-segmentation"),
+        ("rx_udp_gro", "in0", "rx-udp-gro-forwarding"),
+    ] {
+        for ifname in ["in0", "out0"] {
+            relay.set_offload(ifname, feature, true).unwrap();
+        }
+        assert_eq!(fixes(&mut bed, check), [""; 0]);
+        for ifname in ["in0", "out0"] {
+            relay.set_offload(ifname, feature, false).unwrap();
+        }
+        let [fix] = &fixes(&mut bed, check)[..] else { panic!("{check} is told of {ifname} alone") };
+        assert_eq!(*fix, format!("ethtool -K {ifname} {feature} on"));
+        does(&relay, fix);
+        assert_eq!(fixes(&mut bed, check), [""; 0]);
     }
-    assert_eq!(fixes(&mut bed), [""; 0]);
+}
+
+#[test]
+fn a_querier_that_speaks_an_old_version() {
+    let Some(mut bed) = bed(Cell::PACKET_URING) else { return };
+    bed.add("any", INPUT, &[OUTPUT]);
+    // RFC 2236, section 2: a general query, to be answered within 10 s.
+    let mut query = [0x11, 100, 0, 0, 0, 0, 0, 0];
+    query[2..4].copy_from_slice(&(!u16::from_be_bytes([0x11, 100])).to_be_bytes());
+    let header = etherparse::Ipv4Header::new(8, 1, ip_number::IGMP, [10, 1, 0, 1], [224, 0, 0, 1]).unwrap();
+    let macs = mcr_e2e::Macs::of((&bed.line.source, "src0"), (&bed.line.relay, "in0"));
+    let builder = etherparse::PacketBuilder::ethernet2(macs.from, macs.towards([224, 0, 0, 1].into()));
+    let mut frame = Vec::new();
+    let headers = etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default());
+    builder.ip(headers).write(&mut frame, ip_number::IGMP, &query).unwrap();
+    Wire::open(&bed.line.source, "src0", &[]).send(&frame);
+    // It concerns those who name their sender.
+    assert!(find(&mut bed, "igmp_querier_version").is_none());
+    bed.add("one", "10.1.0.1>232.1.1.1:5000@in0", &["239.3.3.3:6000@out0"]);
+    let finding = appears(&mut bed, "igmp_querier_version");
+    assert_eq!((finding.subject.as_str(), finding.severity), ("in0", Severity::Warning));
+    assert!(finding.what.contains("IGMPv2") && finding.why.contains("one"), "{finding:?}");
+    assert!(!finding.why.contains("any"), "{finding:?}");
+}
+
+#[test]
+fn io_uring_that_is_forbidden() {
+    let Some(()) = require::netns() else { return };
+    let options = DaemonOptions { no_uring: u32::try_from(libc::EPERM).ok(), ..DaemonOptions::default() };
+    let mut bed = Bed::with_daemon(Cell::PACKET_SYSCALLS, 1, &options);
+    bed.add("rule", INPUT, &[OUTPUT]);
+    let finding = appears(&mut bed, "io_uring");
+    assert_eq!((finding.severity, &finding.fix), (Severity::Warning, &None), "{finding:?}");
+    assert!(finding.advice.unwrap().contains("seccomp"));
+    // Whoever asked for system calls, or has io_uring, is told nothing.
+    for io in ["syscalls", "auto"] {
+        let mut bed = Bed::new(Cell { io, ..Cell::PACKET_URING }, 1);
+        bed.add("rule", INPUT, &[OUTPUT]);
+        assert!(find(&mut bed, "io_uring").is_none(), "{io}");
+    }
+}
+
+/// A sysctl of the whole host, put back as it was when this is dropped.
+struct HostSetting {
+    path: &'static str,
+    before: String,
+}
+
+impl HostSetting {
+    /// None where this process may not set it: outside of the host's first network namespace.
+    fn set(path: &'static str, value: u64) -> Option<Self> {
+        let before = fs::read_to_string(path).ok()?;
+        fs::write(path, value.to_string()).ok().map(|()| Self { path, before })
+    }
+}
+
+impl Drop for HostSetting {
+    fn drop(&mut self) {
+        let _ = fs::write(self.path, &self.before);
+    }
+}
+
+#[test]
+fn receive_buffers_that_a_daemon_without_rights_cannot_have() {
+    const RMEM_MAX: &str = "/proc/sys/net/core/rmem_max";
+    const ADVISED: u64 = 8 << 20;
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let setting = HostSetting::set(RMEM_MAX, ADVISED - 1);
+    let options = DaemonOptions { user: Some(65_534), ..DaemonOptions::default() };
+    let mut bed = Bed::with_daemon(Cell::UDP_URING, 1, &options);
+    let relay = bed.line.relay.clone();
+    // Older kernels do not show it in other namespaces than the first.
+    let value = || relay.read_sysctl("net.core.rmem_max").ok().map(|value| value.parse::<u64>().unwrap());
+    let found = find(&mut bed, "rmem_max");
+    assert_eq!(found.is_some(), value().is_some_and(|value| value < ADVISED), "{found:?}");
+    if let Some(finding) = &found {
+        assert!(finding.what.contains(&format!("end at {} bytes", value().unwrap())), "{finding:?}");
+        assert!(finding.advice.as_ref().unwrap().contains("first network namespace"));
+        assert_eq!(finding.fix.as_deref(), Some("sysctl -w net.core.rmem_max=8388608"));
+    }
+    if let Some(setting) = setting {
+        let fix = found.unwrap().fix.unwrap();
+        let ended = command::run(Command::new("sh").args(["-c", &fix]));
+        assert_eq!((ended.code, value()), (Some(0), Some(ADVISED)), "{ended:?}");
+        vanishes(&mut bed, "rmem_max");
+        drop(setting);
+    }
+    // With rights the daemon goes beyond it.
+    let mut bed = Bed::new(Cell::PACKET_URING, 1);
+    assert!(find(&mut bed, "rmem_max").is_none());
+}
+
+/// How many frames the cores' queues have dropped: the second number of each line.
+fn dropped_by_cores() -> u64 {
+    let text = fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    text.lines().map(dropped).sum()
+}
+
+/// Whatever this host has dropped: to have it drop some, its queues would have to be cut for all who use it. Seen from where the test
+/// runs, because their length is not to be seen from elsewhere than the host's first network namespace.
+#[test]
+fn what_the_cores_queues_have_dropped_is_told_as_the_kernel_counts_it() {
+    const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
+    const ADVISED: u64 = 30_000;
+    let _lock = traffic_lock::take();
+    let setting = HostSetting::set(BACKLOG, ADVISED - 1);
+    let length = || fs::read_to_string(BACKLOG).ok().map(|length| length.trim().parse::<u64>().unwrap());
+    let told = || -> Option<Finding> {
+        let mut told = None;
+        eventually("the host drops nothing while it is asked", || {
+            let before = dropped_by_cores();
+            let ended = command::mcrctl("/nonexistent/mcrd.sock".as_ref(), &["--json", "doctor"]);
+            let shown: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+            let findings: Vec<Finding> = serde_json::from_value(shown["findings"].clone()).unwrap();
+            told = findings.into_iter().find(|finding| finding.check == "backlog_drops");
+            before == dropped_by_cores()
+        });
+        told
+    };
+    let (found, dropped) = (told(), dropped_by_cores());
+    let is_short = length().is_some_and(|length| length < ADVISED);
+    assert_eq!(found.is_some(), dropped > 0 && is_short, "{dropped} were dropped: {found:?}");
+    if let (Some(finding), Some(setting)) = (found, setting) {
+        assert_eq!(finding.severity, Severity::Info);
+        assert!(finding.what.contains(&format!("have dropped {dropped} frames")), "{finding:?}");
+        let ended = command::run(Command::new("sh").args(["-c", &finding.fix.unwrap()]));
+        assert_eq!((ended.code, length()), (Some(0), Some(ADVISED)), "{ended:?}");
+        assert_eq!(told(), None);
+        drop(setting);
+    }
+}
+
+#[test]
+fn a_worker_that_does_not_keep_up() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let mut bed = Bed::new(Cell::PACKET_SYSCALLS, 1);
+    let outputs: Vec<_> = (0..8).map(|index| format!("239.2.2.{index}:6000@out0,source=keep")).collect();
+    bed.add("fan", INPUT, &outputs.iter().map(String::as_str).collect::<Vec<_>>());
+    let (source, done) = (bed.source(TO), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let payloads = source::payloads(1, [1200; 10]);
+            // As fast as it can, until the daemon has told of it.
+            while !done.load(Ordering::Relaxed) {
+                source.send_superframe(&payloads);
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let finding = appears(&mut bed, "kernel_ring");
+            assert_eq!((finding.severity, finding.subject.as_str()), (Severity::Error, "in0"));
+            assert!(finding.what.contains("worker 0") && finding.what.contains("just now"), "{finding:?}");
+        }));
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
+    let stats = bed.at_rest();
+    assert!(law::input(&stats, "in0").drops["kernel_ring"] > 0);
+    vanishes(&mut bed, "kernel_ring");
 }

@@ -43,7 +43,15 @@ fn buffers(survey: &Survey, facts: &Facts) -> Option<Finding> {
         format!("receive buffers end at {value} bytes (net.core.rmem_max)"),
         "without rights the daemon cannot go beyond that, and bursts that do not fit are lost as kernel_ring",
     );
-    Some(mended(finding, format!("sysctl -w net.core.rmem_max={BUFFER_ADVISED}")))
+    Some(in_first_namespace(facts, mended(finding, format!("sysctl -w net.core.rmem_max={BUFFER_ADVISED}"))))
+}
+
+/// Sysctls of the whole host can be written in its first network namespace only; `netdev_max_backlog` is not even seen elsewhere.
+fn in_first_namespace(facts: &Facts, finding: Finding) -> Finding {
+    match facts.netdev_max_backlog {
+        None => advised(finding, "run it in the host's first network namespace"),
+        Some(_) => finding,
+    }
 }
 
 fn backlog(facts: &Facts) -> Option<Finding> {
@@ -61,18 +69,11 @@ fn backlog(facts: &Facts) -> Option<Finding> {
         format!("the cores' receive queues have dropped {total} frames since the host started{now}"),
         "these frames are lost before any socket or counter of the daemon sees them",
     );
-    Some(match length {
-        Some(length) if length < BACKLOG_ADVISED => {
-            mended(finding, format!("sysctl -w net.core.netdev_max_backlog={BACKLOG_ADVISED}"))
-        }
-        // Not to be seen from within a network namespace other than the first.
-        None => mended(
-            advised(finding, "run it in the host's first network namespace"),
-            format!("sysctl -w net.core.netdev_max_backlog={BACKLOG_ADVISED}"),
-        ),
-        Some(_) => {
-            advised(finding, "the cores that receive are overloaded: spread the interrupts (RSS, RPS)")
-        }
+    Some(if length.is_some_and(|length| length >= BACKLOG_ADVISED) {
+        advised(finding, "the cores that receive are overloaded: spread the interrupts (RSS, RPS)")
+    } else {
+        let command = format!("sysctl -w net.core.netdev_max_backlog={BACKLOG_ADVISED}");
+        in_first_namespace(facts, mended(finding, command))
     })
 }
 

@@ -81,6 +81,8 @@ impl Supervisor<'_> {
         match looked {
             Looked::Gathered(gathered) => {
                 let (mut survey, facts) = *gathered;
+                // What sockets dropped meanwhile is counted only when somebody asks.
+                self.state.count_drops();
                 self.count(&mut survey);
                 self.in_thread(seqs, doctor, move || {
                     Looked::Done(Ok(Reply::Diagnosis(Box::new(diagnose(&survey, &facts)))))

@@ -108,13 +108,14 @@ in_every_cell! {
         bed.finish();
     }
 
-    fn a_hop_limit_is_kept_less_one_in_ipv6_too(cell) {
+    fn a_hop_limit_less_one_and_dscp_without_ecn_are_kept_in_ipv6_too(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("keep", "[ff15::1]:5000@in0", &["[ff15::2]:6000@out0,ttl=keep,dscp=keep"]);
         let sink = bed.sink(0, "[ff15::2]:6000@dst0");
         let (source, payloads) = (bed.source("[ff15::1]:5000"), source::payloads(1, [100]));
         source.ttl(33);
-        source.traffic_class(0xb8);
+        // EF, and congestion was met: that is of the leg that ends here (RFC 3168).
+        source.traffic_class(0xbb);
         source.send(&payloads);
         let received = &sink.expect(&payloads)[0];
         assert_eq!((received.ttl, received.traffic_class), (32, 0xb8));

@@ -11,7 +11,7 @@ use mcr_e2e::{
     traffic_lock,
 };
 use mcr_ebpf::Loaded;
-use mcr_lab::{Line, Namespace, require};
+use mcr_lab::{Line, Namespace, Tun, require};
 use mcr_proto::{
     message::{Diagnosis, RuleState},
     rpc::rule_ref,
@@ -50,6 +50,63 @@ fn auto_is_the_kernel_and_says_why_it_is_not() {
     assert_eq!((added.state, added.datapath), (RuleState::Active, Some(Datapath::Packet)), "{added:?}");
     assert_eq!(added.datapath_reason, format!("kernel cannot be used: output {looped}: loop=on"));
     bed.finish();
+}
+
+#[test]
+fn what_the_kernel_does_not_carry_goes_by_packets_and_the_list_says_what_it_is() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let mut bed = Bed::new(Cell::KERNEL, 2);
+    let _tun = Tun::new(&bed.line.relay, "tin0").unwrap();
+    bed.line.relay.set_up("tin0").unwrap();
+    bed.line.relay.set_mtu("out1", 1400).unwrap();
+    for (input, output, why, is_input) in [
+        ("239.1.1.1:5000@tin0", OUTPUT, "frames of the input have no Ethernet header", true),
+        ("239.1.1.1:5000@lo", OUTPUT, "the input is the loopback interface", true),
+        (INPUT, "[ff15::2]:6000@out0", "it is translated between IPv4 and IPv6", false),
+        ("[ff15::1]:5000@in0", OUTPUT, "it is translated between IPv4 and IPv6", false),
+        (INPUT, "239.2.2.2:6000@out0,rate=100pps", "a rate cap", false),
+        (INPUT, "10.2.0.1:6000", "it is to this host", false),
+        (INPUT, "239.2.2.2:6000@lo", "it is by the loopback interface", false),
+        (INPUT, "239.2.2.2:6000@out1", "its interface's MTU is below that of the input", false),
+    ] {
+        let mut rule = Cell::KERNEL.rule("rule", input, &[output]);
+        rule.datapath = DatapathChoice::Auto;
+        bed.client.rule_add(&rule).unwrap();
+        bed.wait_active("rule");
+        let listed = bed.client.rules(None).unwrap().remove(0);
+        assert_eq!(listed.datapath, Some(Datapath::Packet), "{listed:?}");
+        let reason = if is_input { why.to_owned() } else { format!("output {output}: {why}") };
+        let said = format!("kernel cannot be used: {reason}");
+        assert!(listed.datapath_reason.starts_with(&said), "{listed:?}");
+        let shown = bed.daemon.mcrctl(&["list"]);
+        assert!(shown.stdout.contains("packet") && shown.stdout.contains(&said), "{shown:?}");
+        bed.remove("rule");
+    }
+    // Both ways between the families, as it was said.
+    for (input, to, output, listen) in [
+        (INPUT, TO, "[ff15::2]:6000@out0", "[ff15::2]:6000@dst0"),
+        ("[ff15::1]:5000@in0", "[ff15::1]:5000", OUTPUT, LISTEN),
+    ] {
+        let mut rule = Cell::KERNEL.rule("rule", input, &[output]);
+        rule.datapath = DatapathChoice::Auto;
+        assert_eq!(bed.client.rule_add(&rule).unwrap().rule.datapath, Some(Datapath::Packet));
+        let (sink, sent) = (bed.sink(0, listen), payloads(1, [100, 0, 1400]));
+        bed.source(to).send(&sent);
+        sink.expect(&sent);
+        bed.at_rest();
+        bed.remove("rule");
+        // Whoever asks for the kernel is refused, and told the same.
+        rule.datapath = DatapathChoice::Kernel;
+        let refused = bed.client.rule_add(&rule).unwrap().rule;
+        assert_eq!((refused.state, refused.datapath), (RuleState::Failed, None), "{refused:?}");
+        assert!(refused.reason.unwrap().contains("it is translated between IPv4 and IPv6"));
+        let diagnosis: Diagnosis = bed.client.call("doctor.run", &json!({})).unwrap();
+        let failed = diagnosis.findings.iter().find(|finding| finding.check == "rule_failed");
+        assert!(failed.unwrap().what.contains("between IPv4 and IPv6"), "{diagnosis:?}");
+        bed.remove("rule");
+    }
+    bed.daemon.stop();
 }
 
 #[test]

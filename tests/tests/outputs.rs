@@ -134,6 +134,33 @@ in_every_cell! {
         expect_captured(&captured, &[bears4, bears6].concat(), &payloads);
     }
 
+    fn devices_without_link_layer_are_sent_to_beside_others(cell) {
+        let mut bed = Bed::new(cell, 1);
+        let output = tun(&bed.line.relay, "tout0", 51);
+        let places = ["239.2.2.2:6000@tout0", "239.2.2.3:6000@out0", "10.51.0.9:6001,dscp=ef", "239.2.2.4:6002@tout0,source=keep,ttl=keep"];
+        bed.add("v4", "239.1.1.1:5000@in0", &places);
+        bed.add("v6", "[ff15::1]:5000@in0", &["[fd00:33::9]:6003", "[ff15::2]:6000@tout0,ttl=3"]);
+        let (sink, sources) = (bed.sink(0, "239.2.2.3:6000@dst0"), [bed.source("239.1.1.1:5000"), bed.source("[ff15::1]:5000")]);
+        let payloads = source::payloads(1, [100, 0, 1, 1400, 1400, 1400, 33]);
+        for source in &sources {
+            source.send(&payloads[..3]);
+            source.send_superframe(&payloads[3..]);
+        }
+        sink.expect(&payloads);
+        let stats = bed.finish();
+        sink.expect_nothing_more();
+        let from = sources[0].address().to_string();
+        let bears = [
+            ("239.2.2.2:6000", "10.51.0.1:*", 64, 0),
+            ("10.51.0.9:6001", "10.51.0.1:*", 64, 46 << 2),
+            ("239.2.2.4:6002", from.as_str(), 15, 0),
+            ("[ff15::2]:6000", "[fd00:33::1]:*", 3, 0),
+            ("[fd00:33::9]:6003", "[fd00:33::1]:*", 64, 0),
+        ];
+        expect_captured(&sent_by(&output), &bears, &payloads);
+        assert!(stats.rules.iter().flat_map(|rule| &rule.outputs).all(|output| output.copies == 7), "{stats:?}");
+    }
+
     fn forged_icmp_errors_cost_no_copy(cell) {
         let mut bed = Bed::new(cell, 1);
         bed.add("rule", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);

@@ -1,4 +1,4 @@
-//! Rules that change while datagrams flow: from path to path, from outputs to outputs; and rules of one to a thousand outputs.
+//! Rules that change while datagrams flow: from path to path, from outputs to outputs; and rules of one output to as many as there may be.
 #![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
 
 use std::{collections::BTreeMap, num::NonZeroU64, thread};
@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, num::NonZeroU64, thread};
 use mcr_e2e::{Bed, Cell, StopOnDrop, Wire, eventually, in_every_cell, law, source, traffic_lock};
 use mcr_gen::{Progress, Receiver, RecvOptions, RecvReport, SendOptions, SendReport, Sender, Stop};
 use mcr_lab::require;
-use mcr_proto::rpc::ConfigLoad;
+use mcr_proto::{rpc::ConfigLoad, rule::OUTPUTS_MAX};
 
 const TO: &str = "239.1.1.1:5000";
 const INPUT: &str = "239.1.1.1:5000@in0";
@@ -112,10 +112,10 @@ in_every_cell! {
         assert_eq!((input.datagrams, input.matched), (sent.sent, sent.sent), "{input:?}");
     }
 
-    fn one_ten_and_a_thousand_outputs_all_get_every_datagram(cell) {
+    fn one_ten_and_as_many_outputs_as_a_rule_takes_all_get_every_datagram(cell) {
         let mut bed = Bed::new(cell, 1);
-        let places: Vec<_> = (0..1011u32).map(|n| format!("239.2.{}.{}:{}", n / 250, n % 250 + 1, 6000 + n)).collect();
-        let groups = [("one", &places[..1], 50), ("ten", &places[1..11], 50), ("thousand", &places[11..], 5)];
+        let places: Vec<_> = (0..11 + OUTPUTS_MAX as u32).map(|n| format!("239.2.{}.{}:{}", n / 250, n % 250 + 1, 6000 + n)).collect();
+        let groups = [("one", &places[..1], 50), ("ten", &places[1..11], 50), ("most", &places[11..], 5)];
         let wanted: Vec<_> = places.iter().map(String::as_str).collect();
         let captures: Vec<_> =
             wanted.chunks(60).map(|some| Wire::open(&bed.line.sinks[0], "dst0", some)).collect();

@@ -12,6 +12,8 @@ use std::{fs, path::PathBuf};
 // The targets as they are fuzzed, with a stand-in for libfuzzer-sys.
 #[path = "../../fuzz_targets/arrival.rs"]
 mod arrival;
+#[path = "../../fuzz_targets/buffer_pool.rs"]
+mod buffer_pool;
 #[path = "../../fuzz_targets/config.rs"]
 mod config;
 #[path = "../../fuzz_targets/control_line.rs"]
@@ -30,6 +32,8 @@ mod messages;
 mod netlink_message;
 #[path = "../../fuzz_targets/parse_frame.rs"]
 mod parse_frame;
+#[path = "../../fuzz_targets/plan_compiler.rs"]
+mod plan_compiler;
 #[path = "../../fuzz_targets/reflect.rs"]
 mod reflect;
 #[path = "../../fuzz_targets/relay_engine.rs"]
@@ -46,6 +50,7 @@ type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: &[Target] = &[
     ("arrival", arrival::run),
+    ("buffer_pool", buffer_pool::run),
     ("config", config::run),
     ("control_line", control_line::run),
     ("control_messages", control_messages::run),
@@ -55,6 +60,7 @@ const TARGETS: &[Target] = &[
     ("messages", messages::run),
     ("netlink_message", netlink_message::run),
     ("parse_frame", parse_frame::run),
+    ("plan_compiler", plan_compiler::run),
     ("reflect", reflect::run),
     ("relay_engine", relay_engine::run),
     ("rewrite_frame", rewrite_frame::run),

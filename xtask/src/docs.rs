@@ -3,6 +3,7 @@
 mod commands;
 mod links;
 mod marks;
+mod paths;
 mod reference;
 mod shapes;
 
@@ -61,12 +62,13 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     }
     let documents = documents(root)?;
     let mut faults = links::faults(root, &documents)?;
+    faults.extend(paths::faults(root, &documents)?);
     faults.extend(misunderstood(root, &documents)?);
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }
     match changed[..] {
-        [] => println!("docs: current; links and commands of {} documents are right", documents.len()),
+        [] => println!("docs: current; links, files and commands of {} documents are right", documents.len()),
         _ => println!("docs: wrote {}", changed.join(", ")),
     }
     Ok(())

@@ -38,7 +38,7 @@ pub(super) fn faults(root: &Path, documents: &[PathBuf]) -> anyhow::Result<Vec<S
     Ok(faults)
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 

@@ -85,6 +85,8 @@ struct Draft {
     vnet: [u8; VNET_HEADER_BYTES],
     ipv6: bool,
     udp: usize,
+    /// How much of it is left out at the end, once all else is done; none of the headers' places is out of bounds before.
+    cut_bytes: usize,
     what: String,
 }
 
@@ -100,7 +102,8 @@ pub fn frame(random: &mut Random, places: &Places<'_>) -> Stimulus {
         // Whatever was changed: a stack that leaves a checksum to the device has put the sum of what it sends there.
         draft.set_pseudo_sum();
     }
-    let Draft { bytes, vnet, what, .. } = draft;
+    let Draft { mut bytes, vnet, what, cut_bytes, .. } = draft;
+    bytes.truncate(bytes.len() - cut_bytes);
     Stimulus { vnet_header: vnet, bytes, what }
 }
 
@@ -154,7 +157,8 @@ fn valid(random: &mut Random, places: &Places<'_>) -> Draft {
     });
     let udp = bytes.len() - payload_bytes - 8;
     let what = format!("{from} > {to}, {payload_bytes} bytes, ttl {ttl}, class {class:#x}");
-    let mut draft = Draft { bytes, vnet: [0; VNET_HEADER_BYTES], ipv6: to_address.is_ipv6(), udp, what };
+    let mut draft =
+        Draft { bytes, vnet: [0; VNET_HEADER_BYTES], ipv6: to_address.is_ipv6(), udp, cut_bytes: 0, what };
     if superframe {
         partial(random, &mut draft);
         draft.vnet[1] = GSO_UDP_L4;
@@ -313,9 +317,8 @@ fn padded(random: &mut Random, draft: &mut Draft) {
 }
 
 fn cut(random: &mut Random, draft: &mut Draft) {
-    let bytes = ETHERNET_BYTES + random.below(draft.bytes.len() - ETHERNET_BYTES);
-    draft.bytes.truncate(bytes);
-    draft.note(&format!("cut to {bytes}"));
+    draft.cut_bytes = 1 + random.below(draft.bytes.len() - ETHERNET_BYTES);
+    draft.note(&format!("cut by {}", draft.cut_bytes));
 }
 
 fn ip_length(random: &mut Random, draft: &mut Draft) {
@@ -464,6 +467,20 @@ fn insert(draft: &mut Draft, headers: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_seed_gives_frames_with_an_ethernet_header() {
+        let macs = Macs { from: [2, 0, 0, 0, 0, 1], to: [2, 0, 0, 0, 0, 2] };
+        let places =
+            Places { macs, from: &["10.1.0.1:1", "[fd00::1]:1"], to: &["239.1.1.1:2", "[ff15::1]:2"] };
+        for seed in 0..100 {
+            let mut random = Random::new(seed);
+            for _ in 0..500 {
+                let Stimulus { bytes, what, .. } = frame(&mut random, &places);
+                assert!(bytes.len() >= ETHERNET_BYTES, "seed {seed}: {what}");
+            }
+        }
+    }
 
     #[test]
     fn a_seed_gives_the_same_frames_and_another_others() {

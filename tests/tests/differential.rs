@@ -213,10 +213,14 @@ fn counts(stats: &Stats) -> BTreeMap<String, u64> {
     counts
 }
 
-/// Whether a frame's IPv6 header is followed by anything but UDP.
+/// Whether a frame's IPv6 header, be it behind tags, is followed by anything but UDP.
 fn is_extended(stimulus: &Stimulus) -> bool {
-    let next = stimulus.bytes.get(20);
-    stimulus.bytes.get(12..14) == Some(&[0x86, 0xdd]) && next.is_some_and(|next| *next != 17)
+    let mut kind = 12;
+    while matches!(stimulus.bytes.get(kind..kind + 2), Some([0x81, 0x00] | [0x88, 0xa8])) {
+        kind += 4;
+    }
+    let next = stimulus.bytes.get(kind + 8);
+    stimulus.bytes.get(kind..kind + 2) == Some(&[0x86, 0xdd]) && next.is_some_and(|next| *next != 17)
 }
 
 /// Behind IPv6 extension headers the packet path's filter sees no port, so the worker gets such datagrams to any port of an address, and

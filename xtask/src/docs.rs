@@ -6,6 +6,7 @@ mod marks;
 mod paths;
 mod reference;
 mod shapes;
+mod tests_named;
 
 use std::{
     env, fs,
@@ -63,6 +64,7 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     let documents = documents(root)?;
     let mut faults = links::faults(root, &documents)?;
     faults.extend(paths::faults(root, &documents)?);
+    faults.extend(tests_named::faults(root, &documents)?);
     faults.extend(misunderstood(root, &documents)?);
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));

@@ -31,7 +31,7 @@ fn commands(text: &str) -> Vec<&str> {
 fn missing(root: &Path, command: &str) -> Option<String> {
     let words: Vec<_> = command.split_whitespace().collect();
     let value = |option: &str| words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1));
-    let Some(package) = value("-p") else { return None };
+    let package = value("-p")?;
     let folders = ["crates", "bins"].map(|parent| root.join(parent).join(package));
     let own = match *package {
         "mcr-e2e" => Some(root.join("tests")),
@@ -54,7 +54,7 @@ fn missing(root: &Path, command: &str) -> Option<String> {
     });
     filters
         .map(|(_, filter)| filter)
-        .find(|filter| !named(*filter))
+        .find(|filter| !named(filter))
         .map(|filter| format!("test with {filter} in its name"))
 }
 

@@ -2,6 +2,7 @@
 //! at 239.2.2.N:6000. Each datagram is numbered, so what is missing, doubled or out of order is known to the datagram.
 
 use std::{
+    collections::HashSet,
     io::ErrorKind,
     net::UdpSocket,
     sync::{
@@ -27,6 +28,8 @@ pub struct Arrived {
     pub received: u64,
     /// Of these, those that had come before, or came behind a later one.
     pub out_of_place: u64,
+    /// Of these, those that had come before.
+    pub doubled: u64,
     /// The longest time between two.
     pub longest_gap: Duration,
 }
@@ -119,6 +122,7 @@ fn send(source: &Namespace, count: usize, rate: u32, shared: &Shared) {
 fn receive(sockets: &[UdpSocket], shared: &Shared) -> Vec<Arrived> {
     sockets.iter().for_each(|socket| socket.set_nonblocking(true).expect("a socket can be"));
     let mut books = vec![(Arrived::default(), None::<u64>, None::<Instant>); sockets.len()];
+    let mut seen = vec![HashSet::new(); sockets.len()];
     let mut bytes = vec![0; 2 * PAYLOAD_BYTES];
     loop {
         let last_round = shared.stop_receiving.load(Relaxed);
@@ -135,6 +139,7 @@ fn receive(sockets: &[UdpSocket], shared: &Shared) -> Vec<Arrived> {
                 let gap = at.replace(now).map_or(Duration::ZERO, |before| now - before);
                 arrived.longest_gap = arrived.longest_gap.max(gap);
                 arrived.received += 1;
+                arrived.doubled += u64::from(!seen[stream].insert(header.sequence));
                 arrived.out_of_place += u64::from(last.is_some_and(|last| header.sequence <= last));
                 *last = (*last).max(Some(header.sequence));
                 shared.received.fetch_add(1, Relaxed);

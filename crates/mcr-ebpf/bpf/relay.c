@@ -14,8 +14,40 @@
 #include "plain.h"
 #include "rewrite.h"
 
+struct stage {
+	__u64 stamp_ns;
+	__u32 base;
+	__u32 pad;
+};
+
+/* Goes on to the next block, if the frame came when that was in force: a step of bpf_loop. */
+static long pass_block(__u32 index, struct stage *stage)
+{
+	(void)index;
+	__u32 base = stage->base;
+	union entry *entry = bpf_map_lookup_elem(&blocks, &base);
+	if (!entry || !entry->head.then_ns || stage->stamp_ns < entry->head.then_ns)
+		return 1;
+	stage->base = entry->head.then;
+	return 0;
+}
+
+/*
+ * Where rules change their ways at some time: goes on to the block that is in force for the frame at hand. Sockets that take what the others
+ * do not see the same stamp. A frame without one came before anybody wanted stamps, so before that time.
+ */
+apiece int pass_blocks(struct __sk_buff *skb, struct frame *frame)
+{
+	if (!frame)
+		return 0;
+	struct stage stage = { .stamp_ns = skb->tstamp, .base = frame->base };
+	bpf_loop(BLOCKS_MAX - 1, pass_block, &stage, 0);
+	frame->base = stage.base;
+	return 0;
+}
+
 /* The block of a key, if there is one. */
-static inline_always struct head *block_of(struct frame *frame)
+static inline_always struct head *block_of(struct __sk_buff *skb, struct frame *frame)
 {
 	struct route *route = bpf_map_lookup_elem(&routes, &frame->key);
 	if (!route)
@@ -31,17 +63,22 @@ static inline_always struct head *block_of(struct frame *frame)
 	    head->address[2] != frame->key.address[2] || head->address[3] != frame->key.address[3])
 		return 0;
 	frame->base = base;
-	return head;
+	if (likely(!head->then_ns))
+		return head;
+	pass_blocks(skb, frame);
+	base = frame->base;
+	entry = bpf_map_lookup_elem(&blocks, &base);
+	return entry ? &entry->head : 0;
 }
 
 /* Finds the block of a datagram: that of its source, if its source has one, or that of any source. 0 if there is none. */
-apiece int find(struct frame *frame)
+apiece int find(struct __sk_buff *skb, struct frame *frame)
 {
 	if (!frame)
 		return 0;
 	__u32 source[4] = { frame->key.source[0], frame->key.source[1], frame->key.source[2], frame->key.source[3] };
 	frame->key.source[0] = frame->key.source[1] = frame->key.source[2] = frame->key.source[3] = 0;
-	struct head *head = block_of(frame);
+	struct head *head = block_of(skb, frame);
 	copy_address(frame->key.source, source, 1);
 	if (!head)
 		return 0;
@@ -50,7 +87,7 @@ apiece int find(struct frame *frame)
 	int empty = head->flags & HEAD_EMPTY;
 	__u32 base = frame->base;
 	frame->key.sourced = 1;
-	struct head *of_source = block_of(frame);
+	struct head *of_source = block_of(skb, frame);
 	frame->key.sourced = 0;
 	if (of_source)
 		return 1;
@@ -150,7 +187,7 @@ int relay(struct __sk_buff *skb)
 	frame.key.port = udp.port;
 	frame.source_port = udp.source_port;
 	frame.udp_checksum = udp.checksum;
-	if (!find(&frame))
+	if (!find(skb, &frame))
 		return NEXT;
 	__u32 base = frame.base;
 	union entry *entry = bpf_map_lookup_elem(&blocks, &base);

@@ -24,7 +24,9 @@ struct head {
 	__u8 flags;
 	__u8 traces; /* Those of its outputs together. */
 	__u32 input;
-	__u32 unused[9];
+	__u32 then; /* The place of the block for what came at `then_ns` or later, if that is not 0. */
+	__u64 then_ns; /* By the stamp of the frame. */
+	__u32 unused[6];
 };
 enum {
 	HEAD_LOCAL = 1, /* Something on this host wants the datagrams, too. */
@@ -60,6 +62,7 @@ union entry {
 	struct head head;
 	struct output output;
 };
+enum { BLOCKS_MAX = 16 }; /* One behind the other, by time. */
 _Static_assert(sizeof(struct head) == 72 && sizeof(struct output) == 72 && sizeof(union entry) == 72, "layout.rs");
 
 /* Per input, rule and output; user space sums over the CPUs. */

@@ -83,7 +83,9 @@ pub(crate) struct Head {
     pub(crate) flags: u8,
     pub(crate) traces: u8,
     pub(crate) input: u32,
-    pub(crate) unused: [u32; 9],
+    pub(crate) then: u32,
+    pub(crate) then_ns: u64,
+    pub(crate) unused: [u32; 6],
 }
 
 pub(crate) mod head {

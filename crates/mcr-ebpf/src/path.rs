@@ -20,7 +20,7 @@ use crate::{
     error::{AttachError, LoadError, UpdateError},
     flows::Flows,
     grace::{Grace, Ticket},
-    group::{self, Content, Places},
+    group::{self, Chain, Content, Places},
     layout::{Entry, Head, InputCounts, Key, OutputCounts, RuleCounts, route},
     object::{Link, Object, Sizes, map_error},
     pool::Pool,
@@ -62,7 +62,7 @@ pub struct KernelPath {
 #[derive(Debug)]
 struct Block {
     row: Row,
-    content: Content,
+    chain: Chain,
 }
 
 /// Where a block stands.
@@ -248,8 +248,8 @@ impl KernelPath {
             let address = Key::of_address(ifindex, destination.ip());
             self.object.addresses.insert(address, input, 0).map_err(map_error)?;
         }
-        for (key, content) in wanted {
-            self.put(key, content)?;
+        for (key, chain) in wanted {
+            self.put(key, chain)?;
         }
         let [any, sourced] = Key::all_of(ifindex, destination);
         let there = self.blocks.range(any).chain(self.blocks.range(sourced)).map(|(key, _)| *key);
@@ -271,22 +271,22 @@ impl KernelPath {
         Ok(())
     }
 
-    /// Has a key lead to a block of this content.
-    fn put(&mut self, key: Key, content: Content) -> Result<(), UpdateError> {
-        if self.blocks.get(&key).is_some_and(|block| block.content == content) {
+    /// Has a key lead to these blocks.
+    fn put(&mut self, key: Key, chain: Chain) -> Result<(), UpdateError> {
+        if self.blocks.get(&key).is_some_and(|block| block.chain == chain) {
             return Ok(());
         }
-        let entries = content.outputs.len() as u32 + 1;
+        let entries = chain.entries();
         let base =
             self.arena.take(entries).ok_or(UpdateError::Full { what: "outputs", max: SIZES_MAX.outputs })?;
         self.generation = self.generation.wrapping_add(1);
         let row = Row { base, entries };
-        let written = write(&mut self.object, key, &content, row, self.generation);
+        let written = write(&mut self.object, key, &chain, row, self.generation);
         if let Err(error) = written {
             self.leave(row);
             return Err(error);
         }
-        if let Some(old) = self.blocks.insert(key, Block { row, content }) {
+        if let Some(old) = self.blocks.insert(key, Block { row, chain }) {
             self.leave(old.row);
         }
         Ok(())
@@ -330,12 +330,13 @@ impl KernelPath {
         let group = group_of(rule);
         // A rule of any source is in the block of each source that others name.
         let others = self.groups.get(&group).into_iter().flatten().filter_map(|slot| self.rules.get(slot));
+        let times = group::times(others.clone().chain([rule])).len();
         let (mut blocks, mut outputs) = (1 + usize::from(rule.source.is_some()), rule.outputs.len());
         for other in others {
             blocks += usize::from(other.source.is_some());
             outputs += other.outputs.len();
         }
-        let entries = (blocks * (outputs + 1)) as u32;
+        let entries = (times * blocks * (outputs + 1)) as u32;
         if !self.has_room(slot, rule, entries) {
             // Perhaps it is only that programs may read what is on its way out.
             if !self.leaving.is_empty() || self.counters.is_retiring() {
@@ -389,7 +390,7 @@ impl KernelPath {
             let Some(base) = arena.take(entries) else { continue };
             let row = Row { base, entries };
             self.generation = self.generation.wrapping_add(1);
-            write(&mut object, *key, &block.content, row, self.generation)?;
+            write(&mut object, *key, &block.chain, row, self.generation)?;
             rows.insert(*key, row);
         }
         for (ifindex, destination) in self.groups.keys() {
@@ -439,22 +440,34 @@ fn group_of(rule: &Rule) -> Group {
     (rule.ifindex, rule.destination)
 }
 
-/// Writes a block, then the word that leads to it.
-fn write(
-    object: &mut Object,
-    key: Key,
-    content: &Content,
-    row: Row,
-    generation: u32,
-) -> Result<(), UpdateError> {
-    let Content { flags, traces, input, outputs } = content;
-    let count = outputs.len() as u32;
+/// Writes blocks, one behind the other, then the word that leads to the first.
+fn write(object: &mut Object, key: Key, chain: &Chain, row: Row, generation: u32) -> Result<(), UpdateError> {
     let Key { ifindex, port, address, .. } = key;
-    let (flags, traces, input) = (*flags, *traces, *input);
-    let head = Head { generation, count, ifindex, address, port, flags, traces, input, ..Head::default() };
-    object.blocks.set(row.base, Entry::from(head), 0).map_err(map_error)?;
-    for (place, entry) in (row.base + 1..).zip(outputs) {
-        object.blocks.set(place, Entry::from(*entry), 0).map_err(map_error)?;
+    let mut base = row.base;
+    let next_times = chain.0.iter().skip(1).map(|(at_ns, _)| *at_ns).chain([0]);
+    for ((_, content), then_ns) in chain.0.iter().zip(next_times) {
+        let Content { flags, traces, input, outputs } = content;
+        let (flags, traces, input) = (*flags, *traces, *input);
+        let count = outputs.len() as u32;
+        let then = base + 1 + count;
+        let head = Head {
+            generation,
+            count,
+            ifindex,
+            address,
+            port,
+            flags,
+            traces,
+            input,
+            then,
+            then_ns,
+            ..Head::default()
+        };
+        object.blocks.set(base, Entry::from(head), 0).map_err(map_error)?;
+        for (place, entry) in (base + 1..).zip(outputs) {
+            object.blocks.set(place, Entry::from(*entry), 0).map_err(map_error)?;
+        }
+        base = then;
     }
     object.routes.insert(key, route(row.base, generation), 0).map_err(map_error)
 }

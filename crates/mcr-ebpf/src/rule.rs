@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use mcr_proto::{
     counters::OutputDrop,
     endpoint::{Dscp, Ttl},
-    plan::OutputSlot,
+    plan::{OutputSlot, Span},
 };
 
 /// A rule with everything resolved.
@@ -19,6 +19,8 @@ pub struct Rule {
     pub source: Option<IpAddr>,
     /// Whether something on this host wants the datagrams, too: then frames go on to the stack.
     pub local: bool,
+    /// Only what came then is for this rule; the rest is not seen by it.
+    pub span: Span,
     /// Where copies go.
     pub outputs: Vec<Output>,
 }

@@ -130,4 +130,52 @@ pub enum PlanOp {
     Put(Route),
     /// Removes a rule's route; not an error when there is none.
     Remove(RuleSlot),
+    /// Leaves to others what came by these sockets of a rule's route at other times: it is neither relayed nor counted. Ends with the
+    /// route's next [`PlanOp::Put`].
+    Limit {
+        /// Whose route.
+        rule: RuleSlot,
+        /// What is its own; sockets that are not named are without a limit.
+        spans: Vec<(SocketId, Span)>,
+        /// Nothing that came at this time or later is to be taken to any route yet: the time may become another one.
+        hold_ns: Option<u64>,
+    },
+}
+
+/// A time, by which datagrams are divided between two ways of one rule: both look at the stamp that the kernel gave a frame when it
+/// received it, so each datagram goes one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Span {
+    /// The first stamp inside, in nanoseconds since 1970; with 0, also what has no stamp, because nobody asked for them when it came.
+    pub from_ns: u64,
+    /// The first stamp behind it.
+    pub until_ns: u64,
+}
+
+impl Span {
+    /// Everything.
+    pub const ALWAYS: Self = Self { from_ns: 0, until_ns: u64::MAX };
+    /// Nothing.
+    pub const NEVER: Self = Self { from_ns: u64::MAX, until_ns: u64::MAX };
+
+    /// What came before a time, and what has no stamp.
+    pub const fn until(at_ns: u64) -> Self {
+        Self { from_ns: 0, until_ns: at_ns }
+    }
+
+    /// What came at a time or later.
+    pub const fn from(at_ns: u64) -> Self {
+        Self { from_ns: at_ns, until_ns: u64::MAX }
+    }
+
+    /// Whether a stamp is inside; 0 is none.
+    pub const fn has(&self, stamp_ns: u64) -> bool {
+        self.from_ns <= stamp_ns && stamp_ns < self.until_ns
+    }
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self::ALWAYS
+    }
 }

@@ -81,6 +81,7 @@ fn arrival(frame: u32, rule: u32) -> Arrival {
         offset: 42,
         bytes: PAYLOAD_BYTES,
         segment: 0,
+        stamp_ns: 0,
     }
 }
 

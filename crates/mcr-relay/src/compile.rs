@@ -135,6 +135,13 @@ pub enum ReceiverKey {
 }
 
 impl ReceiverKey {
+    /// The interface.
+    pub fn ifindex(&self) -> u32 {
+        match self {
+            Self::Packet { ifindex, .. } | Self::Udp { ifindex, .. } => *ifindex,
+        }
+    }
+
     /// Which datagrams come through, and how they are treated.
     pub fn lane(&self) -> Lane {
         match self {

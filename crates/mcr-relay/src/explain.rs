@@ -39,6 +39,7 @@ pub fn explain(socket: SocketId, routes: Vec<Route>, probe: &Probe) -> Outcome {
         offset: 0,
         bytes: 1,
         segment: 0,
+        stamp_ns: 0,
     };
     let mut noted = Noted::default();
     engine.relay(&arrival, &mut noted).expect("an engine without runs makes room for its first arrival");

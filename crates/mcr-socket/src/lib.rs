@@ -9,6 +9,7 @@ pub mod join;
 mod mark;
 pub mod packet;
 pub mod raw;
+pub mod stamp;
 mod sys;
 pub mod udp;
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use mcr_netmon::Snapshot;
 use mcr_proto::{
     message::RuleState,
-    plan::{InputSlot, RuleSlot, SocketId},
+    plan::{InputSlot, RuleSlot, SocketId, Span},
 };
 use mcr_relay::compile::{Compiled, KernelLack, ReceiverKey};
 use mcr_socket::filter::Wanted;
@@ -66,12 +66,12 @@ pub(crate) fn acquire(
     status
 }
 
-/// Joins what a compiled rule needs and gives the rule to the kernel data path; the rule's status, as it turned out. `close` shuts the way
-/// it went so far, at the last moment.
+/// Joins what a compiled rule needs and gives the kernel data path what comes of it in `span`; the rule's status, as it turned out. `close`
+/// shuts the way it went so far, at the last moment.
 pub(crate) fn acquire_in_kernel(
     rule: &mut Rule,
     compiled: &Compiled,
-    input: Option<InputSlot>,
+    (input, span): (Option<InputSlot>, Span),
     holds: &mut Holds,
     kernel: &mut Kernel,
     network: &Snapshot,
@@ -93,7 +93,7 @@ pub(crate) fn acquire_in_kernel(
     }
     let carried = kernel.prepare(&rule.spec, network).and_then(|()| {
         close();
-        kernel.carry(rule.slot, &rule.spec, &rule.output_slots, input, network)
+        kernel.carry(rule.slot, &rule.spec, &rule.output_slots, input, span, network)
     });
     match carried {
         Ok(()) => {

@@ -47,16 +47,6 @@ pub(crate) struct Draining {
     until: Instant,
 }
 
-impl Draining {
-    /// For a rule that the kernel relays from now on: takes what it had at its worker, if something may wait there. Its datagrams
-    /// are kept out already.
-    pub(crate) fn begin(slot: RuleSlot, old: &mut Acquired, worker: &mut Worker) -> Option<Self> {
-        let waiting = waiting(&old.receivers, worker)?;
-        let acquired = Acquired { kernel: false, ..std::mem::take(old) };
-        Some(Self { slot, from: worker.index, acquired, waiting, until: Instant::now() + DRAIN_WITHIN })
-    }
-}
-
 /// What may wait in a rule's sockets, where there is a worker that takes it and a kernel that counts it.
 fn waiting(receivers: &[ReceiverKey], worker: &mut Worker) -> Option<Vec<(ReceiverKey, u64)>> {
     let Worker { sockets, counters, .. } = worker;
@@ -183,6 +173,9 @@ impl State {
 
     /// Has a rule carried by another worker.
     fn carry(&mut self, id: RuleId, to: WorkerIndex, network: &Snapshot) {
+        if self.rules.get(id).is_some_and(|rule| rule.worker != to) {
+            self.end_move(id);
+        }
         // Back to where something still waits: what it has there it keeps.
         let back = self.rules.get(id).map(|rule| rule.slot).and_then(|slot| {
             let place = self.draining.iter().position(|drain| drain.slot == slot && drain.from == to)?;

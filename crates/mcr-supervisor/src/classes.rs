@@ -14,26 +14,30 @@ use mcr_relay::{
 use crate::{acquire::leave, state::State};
 
 impl State {
-    /// Makes these the settings; rules follow where classes are others than before.
-    pub(crate) fn set_settings(&mut self, settings: Settings, network: &Snapshot) {
+    /// Makes these the settings; rules follow where classes are others than before, but for those that are `changing` anyway.
+    pub(crate) fn set_settings(&mut self, settings: Settings, changing: &[RuleId], network: &Snapshot) {
         self.settings = settings;
         if self.classes.define(&self.settings.classes) {
             let rules: Vec<_> = self.rules.all().map(|rule| rule.id).collect();
             // All of them before the first new one: several rules can share one.
             rules.iter().for_each(|id| self.free_address(*id));
-            rules.into_iter().for_each(|id| self.refresh(id, network));
+            let staying = rules.into_iter().filter(|id| !changing.contains(id));
+            staying.collect::<Vec<_>>().into_iter().for_each(|id| self.refresh(id, network));
         }
     }
 
     /// The kernel gives a unicast datagram to one UDP socket only, so that a rule's own goes before it gets one of another class.
     fn free_address(&mut self, id: RuleId) {
-        let Self { rules, workers, holds, kernel, classes, .. } = self;
-        let Some(mut rule) = rules.get_mut(id) else { return };
-        if has_outdated(&rule.acquired.receivers, &rule.spec, classes) {
-            rule.compiled = None;
-            let acquired = std::mem::take(&mut rule.acquired);
-            leave(rule.slot, acquired, &mut workers[usize::from(rule.worker.0)], holds, kernel);
+        let Some(rule) = self.rules.get(id) else { return };
+        if !has_outdated(&rule.acquired.receivers, &rule.spec, &self.classes) {
+            return;
         }
+        self.end_move(id);
+        let Self { rules, workers, holds, kernel, .. } = self;
+        let Some(mut rule) = rules.get_mut(id) else { return };
+        rule.compiled = None;
+        let acquired = std::mem::take(&mut rule.acquired);
+        leave(rule.slot, acquired, &mut workers[usize::from(rule.worker.0)], holds, kernel);
     }
 }
 

@@ -9,6 +9,11 @@ pub(crate) fn monotonic_ns() -> u64 {
     ns(ClockId::CLOCK_MONOTONIC)
 }
 
+/// What the kernel stamps frames with: nanoseconds since 1970.
+pub(crate) fn realtime_ns() -> u64 {
+    ns(ClockId::CLOCK_REALTIME)
+}
+
 /// What is to be added to the monotonic clock's time for that since 1970.
 pub(crate) fn wall_offset_ns() -> u64 {
     ns(ClockId::CLOCK_REALTIME).saturating_sub(monotonic_ns())

@@ -23,7 +23,7 @@ use mcr_netmon::{Ask, Change, LinkKind, Resolver, Snapshot};
 use mcr_proto::{
     counters::OutputDrop,
     endpoint::OutputSource,
-    plan::{Generation, InputSlot, OutputSlot, RuleSlot, WorkerIndex},
+    plan::{Generation, InputSlot, OutputSlot, RuleSlot, Span, WorkerIndex},
     rule::RuleSpec,
 };
 use mcr_relay::compile::KernelLack;
@@ -144,13 +144,14 @@ impl Kernel {
         })
     }
 
-    /// Takes a rule up that was prepared for, or exchanges what is there for it. From here on its datagrams are relayed.
+    /// Takes a rule up that was prepared for, or exchanges what is there for it. From here on what came in `span` is relayed.
     pub(crate) fn carry(
         &mut self,
         slot: RuleSlot,
         spec: &RuleSpec,
         outputs: &[OutputSlot],
         input: InputSlot,
+        span: Span,
         network: &Snapshot,
     ) -> Result<(), KernelLack> {
         let Some(link) = network.link_by_name(spec.input.interface.as_str()) else {
@@ -159,6 +160,7 @@ impl Kernel {
         let ifindex = link.index;
         let port = self.port(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
         let (told, hops) = resolve(&self.listeners, port, spec, outputs, ifindex, network);
+        let told = Rule { span, ..told };
         let before = self.predecessors.remove(&slot).unwrap_or(slot);
         let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
         if let Err(error) = path.succeed(before, slot, told.clone()) {
@@ -179,6 +181,16 @@ impl Kernel {
         self.tidy();
         self.ask(network, Instant::now());
         Ok(())
+    }
+
+    /// Has a rule that is there take what came in `span`, and nothing else.
+    pub(crate) fn limit(&mut self, slot: RuleSlot, span: Span) {
+        let (Some(path), Some(rule)) = (&mut self.path, self.rules.get_mut(&slot)) else { return };
+        let told = Rule { span, ..rule.told.clone() };
+        match path.set_rule(slot, told.clone()) {
+            Ok(()) => rule.told = told,
+            Err(error) => warn!(input = %rule.spec.input, "{error}"),
+        }
     }
 
     /// Has the next rule that is taken up under `slot` take the place of another at the same moment.
@@ -222,6 +234,11 @@ impl Kernel {
     /// Whether a rule is relayed here, be it only until a worker has taken it over.
     pub(crate) fn carries(&self, slot: RuleSlot) -> bool {
         self.rules.contains_key(&slot)
+    }
+
+    /// The interface that a rule takes datagrams in by; none if it is not here.
+    pub(crate) fn ifindex_of(&self, slot: RuleSlot) -> Option<u32> {
+        self.rules.get(&slot).map(|rule| rule.ifindex)
     }
 
     /// Decides what of a group the IP stack need not see; nothing, if rules on other data paths take it (`elsewhere`). Right after
@@ -299,6 +316,7 @@ impl Kernel {
             let (Some(path), Some(rule)) = (&mut self.path, self.rules.get_mut(&slot)) else { continue };
             let (told, hops) =
                 resolve(&self.listeners, port, &rule.spec, &rule.outputs, rule.ifindex, network);
+            let told = Rule { span: rule.told.span, ..told };
             if told == rule.told && hops == rule.hops {
                 continue;
             }
@@ -484,7 +502,8 @@ fn resolve(
     let outputs = outputs.collect();
     let destination = spec.input.socket_addr();
     let local = listeners.want(destination) || hops::is_shared(network, ifindex);
-    (Rule { ifindex, destination, source: spec.input.source, local, outputs }, needed)
+    let (source, span) = (spec.input.source, Span::ALWAYS);
+    (Rule { ifindex, destination, source, local, span, outputs }, needed)
 }
 
 fn lack_of_room(error: &UpdateError) -> KernelLack {

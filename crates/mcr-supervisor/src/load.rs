@@ -21,7 +21,7 @@ use mcr_proto::{
 };
 use tracing::info;
 
-use crate::{acquire::leave, classes, loops, rules::place, state::State, worker::Retired};
+use crate::{acquire::leave, classes, loops, refresh::Before, rules::place, state::State, worker::Retired};
 
 /// Loads under way at a time.
 const LOADS_MAX: usize = 8;
@@ -121,7 +121,8 @@ impl State {
             notes: notes(&self.settings, &after),
         };
         // Classes before the rules that have them.
-        self.set_settings(after, network);
+        let changing: Vec<_> = steps.changes.iter().map(|(id, _)| *id).collect();
+        self.set_settings(after, &changing, network);
         // First what is new, then what goes: sockets and memberships that both need stay.
         for (id, spec) in steps.changes {
             self.change(id, spec, network)?;
@@ -204,6 +205,7 @@ impl State {
             return self.enable(&RuleRef::Id(id), spec.enabled, network).map(drop);
         }
         self.finish_leaving(id);
+        self.end_move(id);
         let Some((slot, output_slots)) = self.take_slots(spec.outputs.len()) else {
             return Err(Fault::new(FaultKind::Limit, "no room for the counters of a changed rule"));
         };
@@ -225,8 +227,10 @@ impl State {
             let worker = &mut self.workers[usize::from(old_worker.0)];
             leave(old_slot, std::mem::take(&mut old), worker, &mut self.holds, &mut self.kernel);
         }
+        // The same datagrams by the same worker: none of them is missed or taken twice, whichever way they go then.
+        let stays = same_input && rule.worker == old_worker;
         let mut receivers = old.receivers.clone();
-        receivers.retain(|_| same_input && rule.worker == old_worker);
+        receivers.retain(|_| stays);
         let sockets = &mut self.workers[usize::from(old_worker.0)].sockets;
         for key in &receivers {
             // The filter goes on letting its datagrams through; the worker changes from the old route to the new between two.
@@ -239,7 +243,11 @@ impl State {
         }
         let slot = rule.slot;
         self.rules.insert(rule);
-        self.refresh(id, network);
+        let (before, left) = match stays {
+            true => (Some(Before { slot: old_slot, acquired: old, retired }), None),
+            false => (None, Some((old, retired))),
+        };
+        self.refresh_from(id, before, network);
 
         let kept = self.rules.get(id).map(|rule| rule.acquired.receivers.clone()).unwrap_or_default();
         let worker = &mut self.workers[usize::from(old_worker.0)];
@@ -247,8 +255,10 @@ impl State {
             let alive = worker.is_running();
             worker.sockets.release_receiver(&key, slot, &worker.counters, alive);
         }
-        leave(old_slot, old, worker, &mut self.holds, &mut self.kernel);
-        worker.retire(retired);
+        if let Some((old, retired)) = left {
+            leave(old_slot, old, worker, &mut self.holds, &mut self.kernel);
+            worker.retire(retired);
+        }
         Ok(())
     }
 

@@ -47,6 +47,9 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// The answer, once it is due.
     pub(crate) fn answer(&self, state: &State, now: Instant) -> Option<Result<Reply, Fault>> {
+        if now < self.until && state.moves.are_pending(&state.workers, now) {
+            return None;
+        }
         let in_kernel = match self.then {
             Then::Added { rule, .. } | Then::Show { rule } => {
                 state.rules.get(rule).is_some_and(|rule| rule.acquired.kernel)

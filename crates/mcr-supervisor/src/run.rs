@@ -16,7 +16,8 @@ use mcr_metrics::Segment;
 use mcr_netmon::Monitor;
 use mcr_proto::{
     message::{
-        EventWhat, Fault, FaultKind, FromControl, FromWorker, IoChoice, Reply, ToControl, WorkerState,
+        EventWhat, Fault, FaultKind, FromControl, FromWorker, IoChoice, Reply, Request, ToControl,
+        WorkerState,
     },
     plan::WorkerIndex,
 };
@@ -39,7 +40,7 @@ use crate::{
     health::LOOK_EVERY,
     kernel::Kernel,
     listen::{self, Listener},
-    logs, network,
+    logs, moves, network,
     options::{Options, SupervisorError, Watchdog},
     reflect::set,
     requests::{ANSWER_WITHIN, Outcome, Waiting, handle},
@@ -100,6 +101,8 @@ struct Supervisor<'a> {
     /// Clients that wait for a reflector to reflect: request, name, whether it is new, and until when.
     reflect_waiting: Vec<(u64, String, bool, Instant)>,
     waiting: VecDeque<Waiting>,
+    /// Requests that would disturb rules which are changing their ways.
+    held_up: VecDeque<(u64, Request)>,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     retry_at: Option<Instant>,
@@ -143,7 +146,7 @@ impl<'a> Supervisor<'a> {
         let workers = workers.collect::<Result<Vec<_>, SupervisorError>>()?;
         let mut state =
             State::new(workers, abilities, Kernel::new(Segment::create()?, options.ebpf && options.swallow));
-        state.set_settings(options.settings.clone(), monitor.snapshot());
+        state.set_settings(options.settings.clone(), &[], monitor.snapshot());
         for spec in &options.rules {
             let name = spec.name.as_ref().map_or_else(|| spec.input.to_string(), ToString::to_string);
             let added = state.add(spec.clone(), monitor.snapshot());
@@ -161,7 +164,7 @@ impl<'a> Supervisor<'a> {
         for worker in &mut state.workers {
             worker.start_at = Some(Instant::now());
         }
-        let waiting = VecDeque::new();
+        let (waiting, held_up) = (VecDeque::new(), VecDeque::new());
         Ok(Self {
             options,
             state,
@@ -173,6 +176,7 @@ impl<'a> Supervisor<'a> {
             reflectors: set::Reflectors::default(),
             reflect_waiting: Vec::new(),
             waiting,
+            held_up,
             events,
             sender,
             retry_at: None,
@@ -205,6 +209,8 @@ impl<'a> Supervisor<'a> {
             self.start_due_children()?;
             self.state.settle_carriers(Instant::now(), self.monitor.snapshot());
             self.state.settle_drains(Instant::now());
+            self.state.settle_moves(Instant::now(), self.monitor.snapshot());
+            self.handle_held_up();
             self.state.refresh_guards(self.monitor.snapshot());
             self.state.follow_routes(self.monitor.snapshot());
             self.state.reconcile();
@@ -288,13 +294,15 @@ impl<'a> Supervisor<'a> {
                 self.state.resume_traces(index);
             }
             Happened::Said(FromWorker::Applied { generation }) => {
-                let free = worker.note_applied(generation);
                 let index = worker.index;
+                self.state.hasten_moves(index, generation);
+                let free = self.state.workers[usize::from(index.0)].note_applied(generation);
                 self.state.kernel.hand_over(index, generation);
                 self.state.recycle(free);
                 self.state.finish_moves(index);
                 // Before anybody is told that the rules relay.
                 self.state.refresh_filters(index);
+                self.state.set_moves(index);
             }
             Happened::Said(FromWorker::Refused { problem }) => {
                 error!(worker = index, "worker refused: {problem}")
@@ -336,12 +344,10 @@ impl<'a> Supervisor<'a> {
             }
             Happened::Said(FromControl::Request { seq, request }) => {
                 let Some(request) = self.handle_here(seq, request) else { return };
-                match handle(request, &mut self.state, self.monitor.snapshot()) {
-                    Outcome::Now(reply) => self.reply(seq, reply),
-                    Outcome::When { needs, then } => {
-                        let until = Instant::now() + ANSWER_WITHIN;
-                        self.waiting.push_back(Waiting { seq, needs, then, until });
-                    }
+                let waits = !self.held_up.is_empty() || self.state.moves.hold_up(Instant::now());
+                match moves::disturbs(&request) && waits {
+                    true => self.held_up.push_back((seq, request)),
+                    false => self.handle(seq, request),
                 }
             }
             Happened::Said(FromControl::Log { level, text }) => logs::of_control(level, &text),
@@ -353,11 +359,31 @@ impl<'a> Supervisor<'a> {
                 control.start_at = Some(Instant::now() + pause);
                 // Their clients are gone with it.
                 self.waiting.clear();
+                self.held_up.clear();
                 self.reflect_waiting.clear();
                 self.state.loads.forget();
                 self.state.forget_traces();
                 self.state.events.forget();
             }
+        }
+    }
+
+    fn handle(&mut self, seq: u64, request: Request) {
+        match handle(request, &mut self.state, self.monitor.snapshot()) {
+            Outcome::Now(reply) => self.reply(seq, reply),
+            Outcome::When { needs, then } => {
+                let until = Instant::now() + ANSWER_WITHIN;
+                self.waiting.push_back(Waiting { seq, needs, then, until });
+            }
+        }
+    }
+
+    /// Carries out what had to wait for moves to end.
+    fn handle_held_up(&mut self) {
+        while !self.state.moves.hold_up(Instant::now())
+            && let Some((seq, request)) = self.held_up.pop_front()
+        {
+            self.handle(seq, request);
         }
     }
 
@@ -426,6 +452,7 @@ impl<'a> Supervisor<'a> {
             .chain(self.control.start_at)
             .chain(settle)
             .chain(self.state.drain_at())
+            .chain(self.state.moves.at(Instant::now()))
             .chain(self.state.kernel.trace_at())
             .chain(self.state.hand_over_at())
             .chain(self.retry_at)

@@ -136,6 +136,11 @@ impl Sockets {
             self.open(place, ifname, counters, input)?;
         }
         let Some(receiver) = self.receivers.get_mut(&place) else { return Err("the socket is gone".into()) };
+        if receiver.reader.as_ref().is_some_and(|reader| reader.socket == receiver.id) {
+            // The worker was just told to read it no more; to it, it is another one.
+            receiver.id = next(&mut self.ids);
+            self.untold.insert(Key::Receiver(place));
+        }
         let user = match receiver.users.entry(rule) {
             Entry::Occupied(user) => user.into_mut(),
             Entry::Vacant(user) => {
@@ -294,6 +299,26 @@ impl Sockets {
             filter.remove(user.wanted);
             self.stale.insert(place);
         }
+    }
+
+    /// What the worker calls the socket of a rule.
+    pub(crate) fn id_of(&self, key: &ReceiverKey) -> Option<SocketId> {
+        self.receivers.get(&self.shared.place_of(key)).map(|receiver| receiver.id)
+    }
+
+    /// Has a socket tell the stamps of what it receives, or no more; rings always do.
+    pub(crate) fn stamp(&self, key: &ReceiverKey, wanted: bool) {
+        let Some(receiver) = self.receivers.get(&self.shared.place_of(key)) else { return };
+        if !matches!(receiver.kind, ReceiverKind::Packet { ring: Some(_), .. }) {
+            // The kernel has this since Linux 5.1. Without stamps a socket's datagrams count as come before everything.
+            _ = mcr_socket::stamp::want(&receiver.fd, wanted);
+        }
+    }
+
+    /// Whether nothing waits in a UDP socket.
+    pub(crate) fn is_empty(&self, key: &ReceiverKey) -> bool {
+        let receiver = self.receivers.get(&self.shared.place_of(key));
+        receiver.is_none_or(|receiver| mcr_socket::queued_bytes(&receiver.fd).is_ok_and(|bytes| bytes == 0))
     }
 
     /// How many frames a packet socket has let through so far, for [`Sockets::has_taken`]. None for a UDP socket, where the kernel

@@ -10,23 +10,20 @@ use mcr_proto::{
     plan::{Generation, OutputSlot, Own, RuleSlot, WorkerIndex},
     rule::{Datapath, DatapathChoice, RuleId, RuleName, RuleSpec},
 };
-use mcr_relay::{
-    classes::Classes,
-    compile::{Abilities, KernelLack, ReceiverKey, compile},
-};
+use mcr_relay::{classes::Classes, compile::Abilities};
 use tracing::{info, warn};
 
 use crate::{
-    acquire::{acquire, acquire_in_kernel, leave, release, taken_in},
+    acquire::{leave, release},
     carry::Draining,
     classes,
-    events::{Events, state_event},
+    events::Events,
     holds::Holds,
     inputs::Inputs,
     kernel::Kernel,
     load::Loads,
     loops,
-    network::Interfaces,
+    moves::Moves,
     rules::{Acquired, Rule, Rules, Status, place},
     slots::Slots,
     traces::Traces,
@@ -55,6 +52,8 @@ pub(crate) struct State {
     pub(crate) loads: Loads,
     /// Rules that have moved and of which something waits at the worker before.
     pub(crate) draining: Vec<Draining>,
+    /// Rules that change the way by which their datagrams come.
+    pub(crate) moves: Moves,
     pub(crate) events: Events,
     pub(crate) traces: Traces,
 }
@@ -77,6 +76,7 @@ impl State {
             classes: Classes::default(),
             loads: Loads::default(),
             draining: Vec::new(),
+            moves: Moves::default(),
             events: Events::default(),
             traces: Traces::default(),
         }
@@ -180,9 +180,11 @@ impl State {
     pub(crate) fn view(&self, rule: &Rule) -> RuleView {
         let mut view = rule.view();
         let worker = &self.workers[usize::from(rule.worker.0)];
-        // While a rule moves, the worker it leaves relays it.
-        let is_relayed =
-            rule.acquired.kernel || worker.has_applied(rule.generation) || rule.leaving.is_some();
+        // While a rule moves, the way it leaves relays it.
+        let is_relayed = rule.acquired.kernel
+            || worker.has_applied(rule.generation)
+            || rule.leaving.is_some()
+            || self.moves.has(rule.id);
         view.swallowed = self.kernel.swallowing.swallows(rule.id);
         if view.state == RuleState::Active && !is_relayed {
             let why = if worker.is_running() { "has not taken it up yet" } else { "is not running" };
@@ -194,6 +196,7 @@ impl State {
     /// Removes a rule. Returns its worker and the generation without it.
     pub(crate) fn remove(&mut self, rule: &RuleRef) -> Result<(WorkerIndex, Generation), Fault> {
         let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
+        self.end_move(id);
         let Some(rule) = self.rules.remove(id) else { return Err(not_found(rule)) };
         self.kernel.swallowing.note(id, None);
         self.events.rule(&rule, EventWhat::Removed, None);
@@ -289,102 +292,6 @@ impl State {
         }
     }
 
-    /// Compiles a rule and carries out what has changed.
-    pub(crate) fn refresh(&mut self, id: RuleId, network: &Snapshot) {
-        if let Some((slot, worker)) = self.rules.get(id).map(|rule| (rule.slot, rule.worker)) {
-            self.end_drains_at(slot, worker);
-        }
-        let lanes = WorkerIndex(self.workers.len() as u16);
-        let Self {
-            rules,
-            workers,
-            inputs,
-            holds,
-            abilities,
-            classes,
-            guards,
-            kernel,
-            events,
-            recompile,
-            draining,
-            ..
-        } = self;
-        let Some(mut rule) = rules.get_mut(id) else { return };
-        let rule = &mut *rule;
-        let able = match guards.contains_key(&rule.spec.input.socket_addr()) {
-            true => Abilities { kernel: abilities.kernel.and(Err(KernelLack::Circle)), ..*abilities },
-            false => *abilities,
-        };
-        let mut compiled = compile(&rule.spec, &Interfaces(network), able, classes);
-        if rule.compiled.as_ref() == Some(&compiled) && !rule.status.refused() {
-            return;
-        }
-        if compiled.datapath != Some(Datapath::Packet) {
-            kernel.swallowing.let_go(rule.spec.input.socket_addr());
-        }
-        let worker = &mut workers[usize::from(rule.worker.0)];
-        // First the new, then the old: a socket or membership that both need stays.
-        let mut old = std::mem::take(&mut rule.acquired);
-        let mut carried = None;
-        let rule_slot = rule.slot;
-        if compiled.datapath == Some(Datapath::Kernel) && compiled.state == RuleState::Active {
-            // A packet socket sees frames before the program does: what it lets in is not for both.
-            let is_packet = |key: &&ReceiverKey| matches!(key, ReceiverKey::Packet { .. });
-            let packet: Vec<_> = old.receivers.iter().filter(is_packet).copied().collect();
-            let close = || packet.iter().for_each(|key| worker.sockets.exclude(key, rule_slot));
-            let input = inputs.slot(lanes, rule.spec.input.interface, Datapath::Kernel, None);
-            match acquire_in_kernel(rule, &compiled, input, holds, kernel, network, close) {
-                Ok(status) => {
-                    // What waits in a packet socket is still relayed from there; in a UDP socket it is lost.
-                    let waits = Draining::begin(rule.slot, &mut old, worker);
-                    if waits.is_none() {
-                        worker.set_route(rule.slot, None);
-                        old.receivers.iter().for_each(|key| worker.sockets.exclude(key, rule.slot));
-                    }
-                    draining.extend(waits);
-                    rule.generation = worker.desired;
-                    carried = Some(status);
-                }
-                Err(lack) => {
-                    packet.iter().for_each(|key| worker.sockets.include(key, rule.slot));
-                    if matches!(lack, KernelLack::NotPermitted | KernelLack::Kernel) {
-                        // No rule will be carried there, so each goes elsewhere.
-                        abilities.kernel = Err(lack);
-                        *recompile = true;
-                    }
-                    let without = Abilities { kernel: Err(lack), ..*abilities };
-                    compiled = compile(&rule.spec, &Interfaces(network), without, classes);
-                }
-            }
-        }
-        let status = carried.unwrap_or_else(|| acquire(rule, &compiled, worker, inputs, holds));
-        if old.kernel && !rule.acquired.kernel {
-            let taken_over = status.state == RuleState::Active && worker.is_running();
-            old.kernel = false;
-            kernel.release(rule.slot, taken_over.then_some((worker.index, rule.generation)));
-        }
-        let mut partial = if status.state == RuleState::Failed {
-            std::mem::take(&mut rule.acquired)
-        } else {
-            Acquired::default()
-        };
-        // A receiver knows its rules, once each; the other things count how often they were acquired.
-        partial.receivers.retain(|key| !old.receivers.contains(key));
-        old.receivers.retain(|key| !rule.acquired.receivers.contains(key));
-        release(partial, rule.slot, worker, holds, kernel);
-        old.kernel = false;
-        release(old, rule.slot, worker, holds, kernel);
-        if status != rule.status || rule.compiled.is_none() {
-            log_state(rule, &status);
-        }
-        if status != rule.status {
-            events.rule(rule, state_event(status.state), status.why(&rule.spec));
-        }
-        kernel.swallowing.note(id, taken_in(rule, &compiled, status.state));
-        rule.status = status;
-        rule.compiled = Some(compiled);
-    }
-
     /// Decides anew on data paths, and resolves next hops anew, if something they depend on has changed.
     pub(crate) fn follow_routes(&mut self, network: &Snapshot) {
         if std::mem::take(&mut self.recompile) {
@@ -407,6 +314,7 @@ impl State {
                 let compiled = rule.compiled.as_ref();
                 compiled.is_none_or(|compiled| compiled.datapath == Some(Datapath::Udp))
                     || self.kernel.carries(rule.slot)
+                    || self.moves.has(rule.id)
             };
             let elsewhere = self.rules.with_input(group).any(by_other_ways);
             self.kernel.settle_swallowing(group, elsewhere, network);
@@ -459,7 +367,7 @@ pub(crate) fn not_found(rule: &RuleRef) -> Fault {
     Fault::new(FaultKind::NotFound, message).at("rule")
 }
 
-fn log_state(rule: &Rule, status: &Status) {
+pub(crate) fn log_state(rule: &Rule, status: &Status) {
     let reason = status.reason.as_deref().unwrap_or("");
     match status.state {
         RuleState::Active | RuleState::Disabled => {

@@ -13,7 +13,7 @@ use mcr_metrics::Segment;
 use mcr_proto::{
     codec,
     message::{IoChoice, ToWorker, WorkerState, tag},
-    plan::{Generation, OutputSlot, Own, PlanOp, Route, RuleSlot, SocketId, WorkerIndex},
+    plan::{Generation, OutputSlot, Own, PlanOp, Route, RuleSlot, SocketId, Span, WorkerIndex},
 };
 
 use crate::{
@@ -33,6 +33,13 @@ const WAITING_MAX: usize = 1024;
 pub(crate) struct Retired {
     pub(crate) rule: RuleSlot,
     pub(crate) outputs: Vec<OutputSlot>,
+}
+
+/// What of a route's sockets is its own, and from when on that is not certain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Limit {
+    spans: Vec<(SocketId, Span)>,
+    hold_ns: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -55,6 +62,8 @@ pub(crate) struct Worker {
     /// Guards it has not been told yet.
     guards: BTreeMap<SocketAddr, Own>,
     routes: HashMap<RuleSlot, Route>,
+    /// Of routes whose rules change their ways: what is theirs.
+    limits: HashMap<RuleSlot, Limit>,
     dirty: BTreeSet<RuleSlot>,
     pub(crate) desired: Generation,
     sent: Generation,
@@ -82,6 +91,7 @@ impl Worker {
             io: None,
             guards: BTreeMap::new(),
             routes: HashMap::new(),
+            limits: HashMap::new(),
             dirty: BTreeSet::new(),
             desired: Generation(0),
             sent: Generation(0),
@@ -136,12 +146,45 @@ impl Worker {
                     true
                 }
             }
-            None => self.routes.remove(&rule).is_some(),
+            None => {
+                self.limits.remove(&rule);
+                self.routes.remove(&rule).is_some()
+            }
         };
         if changed {
             self.desired.0 += 1;
             self.dirty.insert(rule);
         }
+        self.desired
+    }
+
+    /// The sockets by which a rule's route takes datagrams in; none if it has no route.
+    pub(crate) fn inputs_of(&self, rule: RuleSlot) -> &[SocketId] {
+        self.routes.get(&rule).map_or(&[], |route| &route.inputs)
+    }
+
+    /// Has a rule's route take datagrams in by these sockets, each within its span, and the worker hold what came at `hold_ns` or later.
+    /// Returns the generation that has it so.
+    pub(crate) fn limit(
+        &mut self,
+        rule: RuleSlot,
+        inputs: &[(SocketId, Span)],
+        hold_ns: Option<u64>,
+    ) -> Generation {
+        let Some(route) = self.routes.get_mut(&rule) else { return self.desired };
+        let sockets: Vec<_> = inputs.iter().map(|(socket, _)| *socket).collect();
+        let spans: Vec<_> = inputs.iter().filter(|(_, span)| *span != Span::ALWAYS).copied().collect();
+        let limit = (!spans.is_empty()).then_some(Limit { spans, hold_ns });
+        if route.inputs == sockets && self.limits.get(&rule) == limit.as_ref() {
+            return self.desired;
+        }
+        route.inputs = sockets;
+        match limit {
+            None => _ = self.limits.remove(&rule),
+            Some(limit) => _ = self.limits.insert(rule, limit),
+        }
+        self.desired.0 += 1;
+        self.dirty.insert(rule);
         self.desired
     }
 
@@ -205,9 +248,14 @@ impl Worker {
             };
             running.send(&message, vec![(tag::SOCKET, fd)]).map_err(|error| error.to_string())?;
         }
-        let ops = std::mem::take(&mut self.dirty).into_iter().map(|rule| match self.routes.get(&rule) {
-            Some(route) => PlanOp::Put(route.clone()),
-            None => PlanOp::Remove(rule),
+        let ops = std::mem::take(&mut self.dirty).into_iter().flat_map(|rule| {
+            let first = match self.routes.get(&rule) {
+                Some(route) => PlanOp::Put(route.clone()),
+                None => PlanOp::Remove(rule),
+            };
+            let limit = self.limits.get(&rule).cloned();
+            let limit = limit.map(|Limit { spans, hold_ns }| PlanOp::Limit { rule, spans, hold_ns });
+            [first].into_iter().chain(limit)
         });
         let mut parts = codec::chunks(ops.collect(), PLAN_BYTES_MAX);
         let last = parts.pop().unwrap_or_default();

@@ -17,6 +17,7 @@ use mcr_proto::{
 use mcr_relay::engine::Arrival;
 use mcr_socket::{
     packet::{AuxData, GsoType, LinkAddress, PacketType, VNET_HEADER_BYTES, VnetHeader},
+    stamp::stamp_ns,
     udp::UdpControl,
 };
 use mcr_uring_io::Datagram;
@@ -94,6 +95,11 @@ fn decode_packet(
     let Some(segment) = segment_of(&vnet, payload_bytes, is_whole) else {
         return Err(Rejected::unread(InputDrop::Malformed));
     };
+    let aux = match datagram.ring_header {
+        [] => AuxData::parse(datagram.control),
+        header => AuxData::from_ring_header(header),
+    };
+    let aux = aux.unwrap_or_default();
     let arrival = Arrival {
         socket: origin.socket,
         input: origin.input,
@@ -105,12 +111,8 @@ fn decode_packet(
         offset: (VNET_HEADER_BYTES + verdict.payload_offset()) as u32,
         bytes: payload_bytes,
         segment,
+        stamp_ns: stamp(datagram),
     };
-    let aux = match datagram.ring_header {
-        [] => AuxData::parse(datagram.control),
-        header => AuxData::from_ring_header(header),
-    };
-    let aux = aux.unwrap_or_default();
     if !is_for_this_interface(datagram.name, &aux, &verdict) {
         return rejected(InputDrop::NoRule, arrival.datagrams());
     }
@@ -149,7 +151,18 @@ fn decode_udp(
         offset: 0,
         bytes,
         segment: segment.unwrap_or(0),
+        stamp_ns: control.stamp_ns.unwrap_or(0),
     })
+}
+
+/// When the kernel received it, in nanoseconds since 1970, by the stamp that everybody sees who sees the frame; 0 if it has none.
+#[inline]
+pub(crate) fn stamp(datagram: &Datagram<'_>) -> u64 {
+    let stamp_ns = match datagram.ring_header {
+        [] => stamp_ns(datagram.control),
+        header => AuxData::ring_stamp_ns(header),
+    };
+    stamp_ns.unwrap_or(0)
 }
 
 fn drop_of(reject: Reject) -> InputDrop {

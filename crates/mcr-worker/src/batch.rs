@@ -119,6 +119,13 @@ impl Batch {
     }
 }
 
+/// Puts frames into the order in which the kernel received them. While a rule goes from some sockets to others, datagrams of one flow
+/// come through both; each socket has its own in order, but not together.
+#[cold]
+pub(crate) fn sort(io: &Io, frames: &mut [Frame]) {
+    frames.sort_by_cached_key(|frame| arrival::stamp(&io.datagram(&frame.received)));
+}
+
 /// Takes an arrival to its routes and shows traces what became of it.
 fn relay_traced(
     io: &Io,
@@ -159,6 +166,10 @@ fn read<const TRACED: bool>(
     }
     match arrival::decode(&datagram, &frame.origin, index as u32) {
         Ok(arrival) => {
+            if engine.leaves_to_others(&arrival) {
+                counts.left_to_others(input);
+                return None;
+            }
             counts.received(input, arrival.datagrams(), arrival.bytes);
             if guards.catch(datagram.payload, frame.origin.kind, &arrival) {
                 let (datagrams, bytes) = (arrival.datagrams(), arrival.bytes);

@@ -179,7 +179,9 @@ fn problem_of(ops: &[PlanOp], before: usize, sockets: &Sockets) -> Option<String
         return Some(format!("it has more than {OPS_MAX} differences"));
     }
     for op in ops {
-        let (PlanOp::Put(mcr_proto::plan::Route { rule, .. }) | PlanOp::Remove(rule)) = op;
+        let (PlanOp::Put(mcr_proto::plan::Route { rule, .. })
+        | PlanOp::Remove(rule)
+        | PlanOp::Limit { rule, .. }) = op;
         if rule.0 as usize >= RULE_SLOTS {
             return Some(format!("rule slot {rule} does not exist"));
         }
@@ -200,7 +202,7 @@ fn missing(socket: SocketId) -> String {
 fn outputs_of(op: &PlanOp) -> impl Iterator<Item = OutputSlot> + '_ {
     let outputs = match op {
         PlanOp::Put(route) => route.outputs.as_slice(),
-        PlanOp::Remove(_) => &[],
+        PlanOp::Remove(_) | PlanOp::Limit { .. } => &[],
     };
     outputs.iter().map(|output| output.slot)
 }

@@ -30,6 +30,12 @@ impl Counts<'_> {
         counters.bytes.add(u64::from(bytes));
     }
 
+    /// One frame came, whose datagrams went another way: there they are counted.
+    #[cold]
+    pub(crate) fn left_to_others(&self, input: InputSlot) {
+        self.segment.input(input).frames.add(1);
+    }
+
     /// It was no arrival.
     #[cold]
     pub(crate) fn rejected(&self, input: InputSlot, rejected: Rejected) {

@@ -18,7 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     WorkerError,
-    batch::{Batch, Frame},
+    batch::{self, Batch, Frame},
     commands::{self, Plans, Subject, Then},
     counts::Counts,
     guards::Guards,
@@ -212,8 +212,12 @@ impl Worker {
                 if std::mem::take(&mut self.called) && self.listen(now_ns)? == Then::Exit {
                     return Ok(Then::Exit);
                 }
-                if self.incoming.is_empty() {
+                // What is received has come by then, at the latest.
+                if self.incoming.is_empty() || self.engine.is_held(self.realtime_ns) {
                     return Ok(Then::GoOn);
+                }
+                if self.engine.is_limited() {
+                    batch::sort(&self.io, &mut self.incoming);
                 }
                 self.batch.begin(&mut self.incoming);
                 self.engine.tick(now_ns);

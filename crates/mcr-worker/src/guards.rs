@@ -64,6 +64,7 @@ mod tests {
             offset: 0,
             bytes: 0,
             segment: 0,
+            stamp_ns: 0,
         }
     }
 

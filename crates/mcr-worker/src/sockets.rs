@@ -16,9 +16,9 @@ use crate::arrival::Origin;
 const REPORT_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Room for the sender's address, and for the control messages mcr-socket asks for, with some to spare: auxdata takes 40 bytes;
-/// TTL, TOS, packet info and segment size together 24 + 24 + 40 + 24.
-const PACKET_SHAPE: ReceiveShape = ReceiveShape { name_bytes: 20, control_bytes: 64 };
-const UDP_SHAPE: ReceiveShape = ReceiveShape { name_bytes: 28, control_bytes: 160 };
+/// TTL, TOS, packet info and segment size together 24 + 24 + 40 + 24; stamps, while rules change their ways, 64.
+const PACKET_SHAPE: ReceiveShape = ReceiveShape { name_bytes: 20, control_bytes: 128 };
+const UDP_SHAPE: ReceiveShape = ReceiveShape { name_bytes: 28, control_bytes: 224 };
 
 #[derive(Debug)]
 struct Receiver {

@@ -379,6 +379,7 @@ proptest! {
             offset: 10 + 14 + ip + 8,
             bytes: payload.len() as u32,
             segment: if superframe { segment } else { 0 },
+            stamp_ns: 0,
         };
         prop_assert_eq!(delivered.decode(), Ok(want));
     }

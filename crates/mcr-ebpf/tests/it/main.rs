@@ -9,6 +9,7 @@ mod life;
 mod outputs;
 mod rewrite;
 mod rig;
+mod spans;
 mod swallow;
 mod times;
 mod trace;

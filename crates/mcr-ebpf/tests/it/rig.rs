@@ -12,7 +12,7 @@ use mcr_lab::{Line, Namespace, wait_until};
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Ttl},
-    plan::{OutputSlot, RuleSlot},
+    plan::{OutputSlot, RuleSlot, Span},
 };
 use mcr_socket::{
     filter::{Filter, FilterLink, Wanted},
@@ -188,7 +188,7 @@ impl Rig {
 
     pub(crate) fn rule_of(&self, destination: &str, outputs: Vec<Output>) -> Rule {
         let destination = destination.parse().expect("an address");
-        Rule { ifindex: self.input, destination, source: None, local: false, outputs }
+        Rule { ifindex: self.input, destination, source: None, local: false, span: Span::ALWAYS, outputs }
     }
 
     /// Puts in a frame with a checksum of its own.

@@ -14,13 +14,13 @@ mod rate;
 mod run;
 mod table;
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use hashbrown::HashMap;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Rate, Ttl},
-    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Span, Via},
 };
 
 pub use self::run::{Part, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run};
@@ -49,6 +49,8 @@ pub struct Arrival {
     pub bytes: u32,
     /// Payload length of each datagram of a superframe but the last, which may be shorter; 0 if it is one datagram.
     pub segment: u16,
+    /// When the kernel received it, in nanoseconds since 1970, by the stamp that everybody sees who sees the frame; 0 if it has none.
+    pub stamp_ns: u64,
 }
 
 impl Arrival {
@@ -138,6 +140,10 @@ struct RouteState {
     open: Option<u32>,
     /// Who sent the last datagram, and where it was counted: a row of them is looked up once.
     last_flow: Option<(SocketAddr, FlowSlot)>,
+    /// While the rule changes its way: what is for this route.
+    spans: Vec<(SocketId, Span)>,
+    /// From when on these are not certain.
+    hold_ns: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -157,6 +163,10 @@ pub struct Engine {
     table: Table,
     flows: Flows,
     caps: Caps,
+    /// Routes with spans.
+    limited: usize,
+    /// Those of them whose spans are not certain, by time.
+    holds: BTreeSet<(u64, RuleSlot)>,
     runs: Vec<Run>,
     runs_used: usize,
 }
@@ -171,6 +181,8 @@ impl Engine {
             table: Table::default(),
             flows: Flows::new(),
             caps: Caps::default(),
+            limited: 0,
+            holds: BTreeSet::new(),
             runs: (0..runs_max).map(|_| Run::new()).collect(),
             runs_used: 0,
         }
@@ -181,16 +193,56 @@ impl Engine {
         assert_eq!(self.runs_used, 0, "a plan is applied between batches");
         match op {
             PlanOp::Put(route) => {
+                self.limit(route.rule, Vec::new(), None);
                 if !self.replace(&route) {
                     self.remove(route.rule);
                     self.insert(route);
                 }
             }
             PlanOp::Remove(rule) => {
+                self.limit(rule, Vec::new(), None);
                 self.remove(rule);
                 self.flows.forget(rule);
             }
+            PlanOp::Limit { rule, spans, hold_ns } => self.limit(rule, spans, hold_ns),
         }
+    }
+
+    fn limit(&mut self, rule: RuleSlot, spans: Vec<(SocketId, Span)>, hold_ns: Option<u64>) {
+        let Some(index) = self.by_rule.get(&rule) else { return };
+        let Some(state) = self.routes[*index as usize].as_mut() else { return };
+        self.limited -= usize::from(!state.spans.is_empty());
+        self.limited += usize::from(!spans.is_empty());
+        state.spans = spans;
+        if let Some(at_ns) = std::mem::replace(&mut state.hold_ns, hold_ns) {
+            self.holds.remove(&(at_ns, rule));
+        }
+        self.holds.extend(hold_ns.map(|at_ns| (at_ns, rule)));
+    }
+
+    /// Whether what may have come as late as `now_ns`, in nanoseconds since 1970, must wait for a plan that says whose it is.
+    pub fn is_held(&self, now_ns: u64) -> bool {
+        self.holds.first().is_some_and(|(at_ns, _)| now_ns >= *at_ns)
+    }
+
+    /// Whether rules change their ways, so that there is something to leave to others.
+    pub fn is_limited(&self) -> bool {
+        self.limited > 0
+    }
+
+    /// Whether an arrival is none of this worker's, because its rules change their ways and it came when they went another: then it is
+    /// not to be counted here.
+    #[inline]
+    pub fn leaves_to_others(&self, arrival: &Arrival) -> bool {
+        self.limited > 0 && self.is_outside(arrival)
+    }
+
+    #[cold]
+    fn is_outside(&self, arrival: &Arrival) -> bool {
+        let matches = self.table.lookup(arrival.socket, arrival.destination);
+        let routes = matches.iter().filter_map(|index| self.routes[*index as usize].as_ref());
+        let mut routes = routes.filter(|state| state.is_of_source(arrival)).peekable();
+        routes.peek().is_some() && routes.all(|state| !state.is_inside(arrival))
     }
 
     /// Where the flows of a rule are counted.
@@ -426,12 +478,25 @@ impl RouteState {
             route,
             open: None,
             last_flow: None,
+            spans: Vec::new(),
+            hold_ns: None,
         }
     }
 
-    /// Whether it takes datagrams of this source; their destination was looked up.
+    /// Whether it takes such a datagram; its destination was looked up.
     fn wants(&self, arrival: &Arrival) -> bool {
+        self.is_of_source(arrival) && (self.spans.is_empty() || self.is_inside(arrival))
+    }
+
+    fn is_of_source(&self, arrival: &Arrival) -> bool {
         self.route.source.is_none_or(|source| source == arrival.source.ip())
+    }
+
+    /// Whether it came when what comes by its socket was for this route.
+    #[cold]
+    fn is_inside(&self, arrival: &Arrival) -> bool {
+        let mut spans = self.spans.iter().filter(|(socket, _)| *socket == arrival.socket);
+        spans.all(|(_, span)| span.has(arrival.stamp_ns))
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Rate, Ttl},
-    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Span, Via},
 };
 use mcr_relay::engine::{Arrival, Counts, Engine, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Send};
 
@@ -43,6 +43,7 @@ fn arrival(frame: u32, bytes: u32, segment: u16) -> Arrival {
         offset: 42,
         bytes,
         segment,
+        stamp_ns: 0,
     }
 }
 
@@ -262,4 +263,60 @@ fn sockets_of_one_class_share_its_cap_and_what_no_rule_wants_takes_none_of_it() 
     relay(&mut engine, &[unwanted, arrival(1, 30 * 100, 100), other], 0, &mut counts);
     assert_eq!(counts.matched, 50);
     assert_eq!(counts.input_drops, [(InputDrop::NoRule, 60), (InputDrop::Rate, 10)]);
+}
+
+#[test]
+fn what_came_when_the_rule_went_another_way_is_left_to_that_and_the_rest_goes_through_this() {
+    let other = RouteOutput { slot: OutputSlot(9), ..output(2) };
+    let mut engine = engine_with([route(1, vec![output(1)])]);
+    engine.apply(PlanOp::Limit {
+        rule: RuleSlot(1),
+        spans: vec![(SocketId(1), Span::from(100))],
+        hold_ns: None,
+    });
+    let stamped = |stamp_ns| Arrival { stamp_ns, ..arrival(0, 100, 0) };
+    let mine =
+        |engine: &Engine| [0, 99, 100, u64::MAX - 1].map(|stamp| !engine.leaves_to_others(&stamped(stamp)));
+    assert_eq!(mine(&engine), [false, false, true, true], "what has no stamp came before there were any");
+    engine.apply(PlanOp::Limit {
+        rule: RuleSlot(1),
+        spans: vec![(SocketId(1), Span::until(100))],
+        hold_ns: None,
+    });
+    assert_eq!(mine(&engine), [true, true, false, false]);
+
+    // Another rule of the same datagrams, which goes on as it did.
+    engine.apply(PlanOp::Put(route(2, vec![other])));
+    assert_eq!(mine(&engine), [true; 4]);
+    let mut counted = Counted::default();
+    let sends = relay(&mut engine, &[stamped(99), stamped(100)], 0, &mut counted);
+    assert_eq!(counted.rules, [(RuleSlot(1), 1), (RuleSlot(2), 1), (RuleSlot(2), 1)]);
+    assert_eq!((counted.matched, counted.input_drops.len()), (2, 0));
+    assert_eq!(sends.iter().map(|send| (send.slot.0, send.datagrams)).collect::<Vec<_>>(), [(1, 1), (9, 2)]);
+
+    // A route that is put anew is without limits, and so is none that is removed counted on.
+    engine.apply(PlanOp::Remove(RuleSlot(2)));
+    engine.apply(PlanOp::Put(route(1, vec![output(1)])));
+    assert_eq!(mine(&engine), [true; 4]);
+    engine.apply(PlanOp::Limit { rule: RuleSlot(1), spans: vec![(SocketId(7), Span::NEVER)], hold_ns: None });
+    assert_eq!(mine(&engine), [true; 4], "that is of another socket");
+    engine.apply(PlanOp::Remove(RuleSlot(1)));
+    assert_eq!(mine(&engine), [true; 4], "nobody's is for this worker to count as `no_rule`");
+}
+
+#[test]
+fn what_came_at_a_time_that_is_not_certain_is_held_until_it_is() {
+    let mut engine = engine_with([route(1, vec![output(1)]), route(2, vec![output(2)])]);
+    let limit = |rule, at_ns, hold_ns| {
+        let spans = vec![(SocketId(1), Span::until(at_ns))];
+        PlanOp::Limit { rule: RuleSlot(rule), spans, hold_ns }
+    };
+    assert!(!engine.is_held(u64::MAX));
+    engine.apply(limit(1, 100, Some(100)));
+    engine.apply(limit(2, 50, Some(50)));
+    assert_eq!([49, 50].map(|now| engine.is_held(now)), [false, true]);
+    engine.apply(limit(2, 50, None));
+    assert_eq!([99, 100].map(|now| engine.is_held(now)), [false, true]);
+    engine.apply(PlanOp::Remove(RuleSlot(1)));
+    assert!(!engine.is_held(u64::MAX));
 }

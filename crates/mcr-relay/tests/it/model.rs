@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Rate, Ttl},
-    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Span, Via},
 };
 use mcr_relay::engine::{
     Arrival, Counts, Engine, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run, RunsFull, Send, one_by_one,
@@ -92,6 +92,7 @@ type Copies = BTreeMap<OutputSlot, Vec<Copy>>;
 
 struct ModelRoute {
     route: Route,
+    spans: Vec<(SocketId, Span)>,
     outputs: Vec<ModelOutput>,
 }
 
@@ -127,11 +128,15 @@ impl Model {
                     )
                 });
                 let outputs = outputs.collect();
-                self.routes.insert(route.rule, ModelRoute { route: route.clone(), outputs });
+                let spans = Vec::new();
+                self.routes.insert(route.rule, ModelRoute { route: route.clone(), spans, outputs });
             }
             PlanOp::Remove(rule) => {
                 self.routes.remove(rule);
                 self.flows.retain(|(known, _)| known != rule);
+            }
+            PlanOp::Limit { rule, spans, .. } => {
+                self.routes.get_mut(rule).into_iter().for_each(|route| route.spans = spans.clone());
             }
         }
     }
@@ -140,7 +145,7 @@ impl Model {
         let Self { routes, flows, tally, copies } = self;
         let pieces = pieces(arrival);
         let datagrams = pieces.len() as u64;
-        let mut wanting: Vec<_> = routes.values_mut().filter(|route| wants(&route.route, arrival)).collect();
+        let mut wanting: Vec<_> = routes.values_mut().filter(|route| wants(route, arrival)).collect();
         if wanting.is_empty() {
             return tally.input_drop(arrival.input, InputDrop::NoRule, datagrams);
         }
@@ -208,7 +213,13 @@ impl ModelOutput {
     }
 }
 
-fn wants(route: &Route, arrival: &Arrival) -> bool {
+fn wants(route: &ModelRoute, arrival: &Arrival) -> bool {
+    let is_outside =
+        |(socket, span): &(SocketId, Span)| *socket == arrival.socket && !span.has(arrival.stamp_ns);
+    matches(&route.route, arrival) && !route.spans.iter().any(is_outside)
+}
+
+fn matches(route: &Route, arrival: &Arrival) -> bool {
     route.inputs.contains(&arrival.socket)
         && (route.address, route.port) == (arrival.destination.ip(), arrival.destination.port())
         && route.source.is_none_or(|source| source == arrival.source.ip())
@@ -288,6 +299,9 @@ fn relay(
     let mut counts = ByPlace { tally: &mut tally, owners };
     for arrival in arrivals {
         let before = counts.tally.clone();
+        let is_matched = model.routes.values().any(|route| matches(&route.route, arrival));
+        let is_wanted = model.routes.values().any(|route| wants(route, arrival));
+        assert_eq!(engine.leaves_to_others(arrival), is_matched && !is_wanted);
         if engine.relay(arrival, &mut counts) == Err(RunsFull) {
             assert_eq!(before, *counts.tally, "nothing is counted before there is room");
             assert!(!engine.runs().is_empty(), "an empty engine is never full");

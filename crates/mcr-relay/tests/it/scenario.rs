@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mcr_proto::{
     endpoint::{Dscp, Rate, Ttl},
-    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Via},
+    plan::{InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Span, Via},
 };
 use mcr_relay::engine::Arrival;
 
@@ -56,6 +56,12 @@ impl Scenario {
                 routes.retain(|known| known.rule != route.rule);
                 routes.push(route.clone());
                 steps.push(Step::Apply(PlanOp::Put(route)));
+            } else if choices.one_in(8) {
+                let rule = RuleSlot(choices.below(RULES).into());
+                let spans = [Span::until(5), Span::from(5), Span::from(5), Span::NEVER];
+                let spans = (1..=choices.below(3)).map(|socket| (SocketId(socket.into()), choices.of(spans)));
+                let spans = spans.collect();
+                steps.push(Step::Apply(PlanOp::Limit { rule, spans, hold_ns: None }));
             } else if choices.one_in(8) {
                 let rule = RuleSlot(choices.below(RULES).into());
                 routes.retain(|known| known.rule != rule);
@@ -162,6 +168,7 @@ impl Choices<'_> {
             offset: self.of([0, 42, 1000]),
             bytes: 0,
             segment: 0,
+            stamp_ns: self.of([0, 4, 5, 6]),
         }
     }
 

@@ -9,6 +9,7 @@ const TP_STATUS_CSUMNOTREADY: u32 = 1 << 3;
 const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
 const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
 const TP_STATUS_CSUM_VALID: u32 = 1 << 7;
+const TP_STATUS_TS_SOFTWARE: u32 = 1 << 29;
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|two| u16::from_ne_bytes(*two))
@@ -75,6 +76,12 @@ impl AuxData {
     pub fn ring_time_ns(header: &[u8]) -> Option<u64> {
         let (seconds, nanoseconds) = (u32_at(header, 16)?, u32_at(header, 20)?);
         Some(u64::from(seconds) * 1_000_000_000 + u64::from(nanoseconds))
+    }
+
+    /// As [`AuxData::ring_time_ns`], if that is the stamp that the frame bears for everybody who sees it, and not a look at the clock of this
+    /// socket's own: the kernel stamps frames only while somebody wants it ([`stamp`](crate::stamp)).
+    pub fn ring_stamp_ns(header: &[u8]) -> Option<u64> {
+        (u32_at(header, 0)? & TP_STATUS_TS_SOFTWARE != 0).then(|| Self::ring_time_ns(header))?
     }
 
     /// The transport checksum is not filled in yet: it says nothing, and must not be copied.
@@ -258,6 +265,10 @@ mod tests {
         header[16..20].copy_from_slice(&7u32.to_ne_bytes());
         header[20..24].copy_from_slice(&9u32.to_ne_bytes());
         assert_eq!(AuxData::ring_time_ns(&header), Some(7_000_000_009));
+        assert_eq!(AuxData::ring_stamp_ns(&header), None, "it is the socket's own time");
+        let mut stamped = header;
+        stamped[3] = 1 << 5;
+        assert_eq!(AuxData::ring_stamp_ns(&stamped), Some(7_000_000_009));
         assert_eq!((AuxData::ring_time_ns(&[]), AuxData::ring_time_ns(&header[..23])), (None, None));
     }
 

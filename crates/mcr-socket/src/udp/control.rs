@@ -1,7 +1,10 @@
 //! What the kernel tells of a received datagram besides its payload. Total, and nothing allocates.
 
 use crate::address::{ipv4, ipv6};
-use crate::cmsg::{int, messages};
+use crate::{
+    cmsg::{int, messages},
+    stamp,
+};
 use std::net::IpAddr;
 
 /// The control messages of one `recvmsg(2)` on a socket of [`open_input`](super::open_input).
@@ -17,6 +20,8 @@ pub struct UdpControl {
     pub ifindex: Option<u32>,
     /// What was received is many datagrams of this many payload bytes each, the last maybe shorter (UDP_GRO).
     pub segment_bytes: Option<u16>,
+    /// When the kernel received it, in nanoseconds since 1970; only while stamps are wanted ([`stamp`](crate::stamp)).
+    pub stamp_ns: Option<u64>,
 }
 
 impl UdpControl {
@@ -41,6 +46,7 @@ impl UdpControl {
                     parsed.ifindex = data.get(16..).and_then(int).and_then(positive);
                 }
                 (libc::SOL_UDP, libc::UDP_GRO) => parsed.segment_bytes = segment(data),
+                (libc::SOL_SOCKET, stamp::SO_TIMESTAMPING_NEW) => parsed.stamp_ns = stamp::read(data),
                 _ => {}
             }
         }
@@ -75,6 +81,11 @@ mod tests {
             message(libc::SOL_IP, libc::IP_TOS, &[0xb8]),
             message(libc::SOL_IP, libc::IP_PKTINFO, &pktinfo),
             message(libc::SOL_UDP, libc::UDP_GRO, &1400i32.to_ne_bytes()),
+            message(
+                libc::SOL_SOCKET,
+                stamp::SO_TIMESTAMPING_NEW,
+                &[7i64, 9, 0, 0, 0, 0].map(i64::to_ne_bytes).concat(),
+            ),
         ]
         .concat();
         let want = UdpControl {
@@ -83,6 +94,7 @@ mod tests {
             destination: Some([239, 1, 1, 1].into()),
             ifindex: Some(3),
             segment_bytes: Some(1400),
+            stamp_ns: Some(7_000_000_009),
         };
         assert_eq!(UdpControl::parse(&control), want);
     }
@@ -103,6 +115,7 @@ mod tests {
             destination: Some(group.into()),
             ifindex: Some(9),
             segment_bytes: None,
+            stamp_ns: None,
         };
         assert_eq!(UdpControl::parse(&control), want);
     }

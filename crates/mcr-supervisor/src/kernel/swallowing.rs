@@ -89,7 +89,7 @@ impl Swallowing {
     }
 
     /// Something about a group has changed.
-    pub(super) fn touch(&mut self, group: SocketAddr) {
+    pub(crate) fn touch(&mut self, group: SocketAddr) {
         if self.by_group.contains_key(&group) {
             self.stale.insert(group);
         }

@@ -27,7 +27,7 @@ pub(crate) struct HandedOver {
 #[derive(Debug)]
 pub(super) struct Reader {
     worker: WorkerIndex,
-    socket: SocketId,
+    pub(super) socket: SocketId,
     until: Instant,
 }
 
@@ -92,6 +92,28 @@ impl Sockets {
             self.close(place, counters, alive);
             self.untold.remove(&Key::Receiver(place));
         }
+    }
+
+    /// Has the worker read a UDP socket no more that this rule alone uses, so that what it has taken is relayed before the rule lets go
+    /// of it. False if there is no such socket.
+    pub(crate) fn stop(&mut self, key: &ReceiverKey, rule: RuleSlot, worker: WorkerIndex) -> bool {
+        if !self.can_give(key, rule) {
+            return false;
+        }
+        let Some(receiver) = self.receivers.get_mut(&Place::Own(*key)) else { return false };
+        if std::mem::take(&mut receiver.told) {
+            self.stopping.push(receiver.id);
+            receiver.reader =
+                Some(Reader { worker, socket: receiver.id, until: Instant::now() + STOP_WITHIN });
+        }
+        true
+    }
+
+    /// Whether the worker reads a socket no more that it was to stop reading.
+    pub(crate) fn has_stopped(&self, key: &ReceiverKey, now: Instant) -> bool {
+        let receiver = self.receivers.get(&self.shared.place_of(key));
+        let reader = receiver.and_then(|receiver| receiver.reader.as_ref());
+        reader.is_none_or(|reader| now >= reader.until)
     }
 
     /// A worker reads a socket no more; none: it reads nothing more at all.

@@ -1,0 +1,206 @@
+//! Rules whose datagrams come another way from some moment on, while they flow: by another data path, or by the sockets of other classes.
+//! Each datagram is relayed once and counted once.
+#![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
+
+use std::thread;
+
+use mcr_e2e::{
+    Bed, Cell,
+    daemon::signal,
+    eventually, in_packet_cells, in_udp_cells, law,
+    streams::{Arrived, Streams},
+    traffic_lock,
+};
+use mcr_lab::require;
+use mcr_proto::{message::WorkerState, rpc::ConfigLoad};
+use nix::sys::signal::Signal;
+
+const STREAMS: usize = 2;
+/// Datagrams a second of each stream.
+const RATE: u32 = 2_000;
+/// Changes of the way while streams flow.
+const MOVES: usize = 12;
+
+/// Loads streams on a data path, with these classes; nothing else is there then.
+fn load(client: &mut mcr_client::Client, datapath: &str, classes: &str) {
+    let rules = (0..STREAMS).map(|stream| {
+        format!(
+            "[[rule]]\nname = \"stream-{stream}\"\ninput = \"239.1.1.{stream}:5000@in0\"\n\
+             outputs = [\"239.2.2.{stream}:6000@out0\"]\ndatapath = \"{datapath}\"\n"
+        )
+    });
+    let text = format!("{classes}{}", rules.collect::<String>());
+    let load = ConfigLoad { text, file: None, replace: true };
+    client.config_load(&load).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Has streams flow while `step` is called with 0, 1, 2 and so on.
+fn exactly_once(cell: Cell, steps: usize, mut step: impl FnMut(&mut Bed, usize)) -> Vec<Arrived> {
+    let mut bed = Bed::new(cell, 1);
+    let streams = Streams::start(&mut bed, STREAMS, RATE);
+    eventually("traffic flows", || streams.received() > 100);
+    for number in 0..steps {
+        step(&mut bed, number);
+        let seen = streams.received();
+        eventually("the streams flow", || streams.received() > seen + 20);
+    }
+    let (sent, arrived) = streams.stop(&mut bed);
+    let stats = bed.finish();
+    for (stream, arrived) in arrived.iter().enumerate() {
+        let all = (arrived.received, arrived.doubled) == (sent, 0);
+        assert!(all, "of {sent} of stream {stream}: {arrived:?}; {:#?}", stats.inputs);
+    }
+    let (input, all) = (law::input(&stats, "in0"), sent * STREAMS as u64);
+    assert_eq!((input.datagrams, input.matched, input.drops.len()), (all, all, 0), "{input:?}");
+    arrived
+}
+
+/// Has streams flow while their rules go from one data path to the other and back.
+fn to_and_fro(cell: Cell, paths: [&str; 2]) -> Vec<Arrived> {
+    exactly_once(cell, MOVES, |bed, number| load(&mut bed.client, paths[(number + 1) % 2], ""))
+}
+
+fn assert_order(arrived: &[Arrived]) {
+    assert!(arrived.iter().all(|stream| stream.out_of_place == 0), "{arrived:?}");
+}
+
+#[test]
+fn rules_move_between_kernel_and_packet_and_each_datagram_is_relayed_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    to_and_fro(Cell::KERNEL, ["kernel", "packet"]);
+}
+
+#[test]
+fn rules_move_between_kernel_and_udp_and_each_datagram_is_relayed_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    to_and_fro(Cell::KERNEL, ["kernel", "udp"]);
+}
+
+#[test]
+fn rules_move_through_all_paths_though_two_clients_ask_for_different_ones_at_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let paths = ["packet", "kernel", "udp", "packet", "udp", "kernel"];
+    exactly_once(Cell::KERNEL, MOVES / 2, |bed, number| {
+        thread::scope(|scope| {
+            for ahead in 0..2 {
+                let mut client = bed.daemon.client();
+                scope.spawn(move || load(&mut client, paths[(2 * number + ahead) % paths.len()], ""));
+            }
+        });
+    });
+}
+
+#[test]
+fn rules_are_removed_and_added_again_in_the_midst_of_their_moves_and_nothing_of_them_stays() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let mut bed = Bed::new(Cell::KERNEL, 1);
+    let streams = Streams::start(&mut bed, STREAMS, RATE);
+    eventually("traffic flows", || streams.received() > 100);
+    let paths = ["packet", "kernel", "udp", "kernel", "packet", "udp"];
+    for number in 0..MOVES {
+        let mut other = bed.daemon.client();
+        thread::scope(|scope| {
+            scope.spawn(|| load(&mut other, paths[number % paths.len()], ""));
+            for stream in 0..STREAMS {
+                bed.remove(&format!("stream-{stream}"));
+            }
+        });
+        load(&mut bed.client, paths[number % paths.len()], "");
+        let seen = streams.received();
+        eventually("the streams flow", || streams.received() > seen + 20);
+    }
+    let (_, arrived) = streams.stop(&mut bed);
+    assert!(arrived.iter().all(|stream| stream.doubled == 0), "{arrived:?}");
+    for stream in 0..STREAMS {
+        bed.remove(&format!("stream-{stream}"));
+    }
+    eventually("no socket is left", || bed.client.workers().unwrap()[0].sockets == 0);
+    bed.finish();
+}
+
+#[test]
+fn a_worker_that_dies_in_the_midst_of_moves_loses_what_is_counted_and_nothing_is_doubled() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let mut bed = Bed::new(Cell::KERNEL, 1);
+    let streams = Streams::start(&mut bed, STREAMS, RATE);
+    eventually("traffic flows", || streams.received() > 100);
+    for number in 0..6 {
+        let mut other = bed.daemon.client();
+        let pid = bed.client.workers().unwrap()[0].pid.unwrap();
+        thread::scope(|scope| {
+            let kill = scope.spawn(move || {
+                thread::sleep(std::time::Duration::from_millis(20 * number));
+                signal(pid, Signal::SIGKILL);
+            });
+            // The answer is that the worker is busy, if it died before it had its plan.
+            let text = ["packet", "kernel"][number as usize % 2];
+            scope.spawn(move || _ = std::panic::catch_unwind(move || load(&mut other, text, "")));
+            kill.join().unwrap();
+        });
+        eventually("the worker is back", || {
+            bed.client.workers().unwrap().iter().all(|worker| worker.state == WorkerState::Running)
+        });
+        let seen = streams.received();
+        eventually("the streams flow", || streams.received() > seen + 1_000);
+    }
+    let (sent, arrived) = streams.stop(&mut bed);
+    assert!(arrived.iter().all(|stream| stream.doubled == 0), "{arrived:?}");
+    // What waited for the dead worker counts as lost there, also what the kernel relayed at that time.
+    let stats = bed.at_rest();
+    let input = law::input(&stats, "in0");
+    let outputs = stats.rules.iter().map(|rule| rule.outputs[0].drops["worker_lost"]).sum::<u64>();
+    let (all, received) = (sent * STREAMS as u64, arrived.iter().map(|stream| stream.received).sum::<u64>());
+    let lost = input.drops.values().sum::<u64>() + outputs;
+    assert!(
+        input.datagrams >= all && received + lost >= all,
+        "{received} of {all} came; {outputs} unknown, {input:?}"
+    );
+}
+
+in_packet_cells! {
+    fn rules_move_between_packet_and_udp_and_each_datagram_is_relayed_once_and_in_its_turn(cell) {
+        assert_order(&to_and_fro(cell, ["packet", "udp"]));
+    }
+}
+
+const CLASSES: [&str; 3] = [
+    "",
+    "[[class]]\nname = \"some\"\ndscp = [\"ef\"]\npriority = 1\n",
+    "[[class]]\nname = \"all\"\ndscp = [\"cs0\"]\npriority = 2\n",
+];
+
+in_packet_cells! {
+    fn classes_change_and_each_datagram_is_relayed_once_and_in_its_turn(cell) {
+        assert_order(&exactly_once(cell, MOVES, |bed, number| {
+            load(&mut bed.client, "packet", CLASSES[(number + 1) % 3]);
+        }));
+    }
+}
+
+in_udp_cells! {
+    fn the_class_of_rules_changes_and_each_datagram_is_relayed_once_and_in_its_turn(cell) {
+        assert_order(&exactly_once(cell, MOVES, |bed, number| {
+            let class = ["", "class = \"one\"\n"][(number + 1) % 2];
+            let classes = "[[class]]\nname = \"one\"\npriority = 2\n";
+            load_of_class(&mut bed.client, classes, class);
+        }));
+    }
+}
+
+/// As [`load`], on the `udp` path, each rule with this line.
+fn load_of_class(client: &mut mcr_client::Client, classes: &str, line: &str) {
+    let rules = (0..STREAMS).map(|stream| {
+        format!(
+            "[[rule]]\nname = \"stream-{stream}\"\ninput = \"239.1.1.{stream}:5000@in0\"\n\
+             outputs = [\"239.2.2.{stream}:6000@out0\"]\ndatapath = \"udp\"\n{line}"
+        )
+    });
+    let load =
+        ConfigLoad { text: format!("{classes}{}", rules.collect::<String>()), file: None, replace: true };
+    client.config_load(&load).unwrap_or_else(|error| panic!("{error}"));
+}

@@ -143,7 +143,8 @@ fn a_worker_that_dies_in_the_midst_of_moves_loses_what_is_counted_and_nothing_is
             kill.join().unwrap();
         });
         eventually("the worker is back", || {
-            bed.client.workers().unwrap().iter().all(|worker| worker.state == WorkerState::Running)
+            let worker = &bed.client.workers().unwrap()[0];
+            worker.state == WorkerState::Running && worker.pid != Some(pid)
         });
         let seen = streams.received();
         eventually("the streams flow", || streams.received() > seen + 1_000);

@@ -402,7 +402,9 @@ impl State {
                 }
             }
         }
-        kernel.ignore(holds.guards());
+        if let Some(guards) = holds.changed_guards() {
+            kernel.ignore(guards);
+        }
         moves.lifted.insert(index, workers[usize::from(index.0)].desired);
         self.refresh_filters(index);
     }

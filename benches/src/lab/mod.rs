@@ -143,7 +143,7 @@ mod tests {
             relay.send_to(b"dropped", "10.2.0.2:6000").unwrap();
         }
         mcr_lab::wait_until(std::time::Duration::from_secs(5), "ten frames are counted", || {
-            frames() == before + 10
+            frames() >= before + 10
         })
         .unwrap();
 

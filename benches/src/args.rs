@@ -74,9 +74,6 @@ pub(crate) struct Peers {
     /// Leave what the relay receives to the sender's core instead of steering it (RPS) to the relay's
     #[arg(long)]
     pub(crate) no_steering: bool,
-    /// Let the relay's interface make superframes of what comes in (GRO with rx-udp-gro-forwarding), as network cards can
-    #[arg(long)]
-    pub(crate) gro: bool,
 }
 
 /// A kind of sender.

@@ -45,20 +45,10 @@ pub(crate) struct Setup {
     pub(crate) cores: usize,
     pub(crate) trial_ms: u64,
     pub(crate) quick: bool,
-    #[serde(flatten)]
-    pub(crate) network: Network,
-}
-
-/// What the network between sender and relay does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Network {
     /// Receive steering (RPS) to the relay's core.
     pub(crate) steered: bool,
     /// Sent as XDP live frames.
     pub(crate) live: bool,
-    /// The relay's interface makes superframes of what comes in (GRO, rx-udp-gro-forwarding).
-    #[serde(default)]
-    pub(crate) merged: bool,
 }
 
 /// Copies are those of all outputs together.

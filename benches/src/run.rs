@@ -15,7 +15,7 @@ use crate::{
     lab::Lab,
     latency::{self, Listen},
     peer::{Peer, Relay},
-    record::{Network, Record, Records, Setup},
+    record::{Record, Records, Setup},
     rounds,
     search::{RESOLUTION, RESOLUTION_QUICK, Search},
     table, trial,
@@ -69,11 +69,18 @@ impl<'a> Bench<'a> {
         let bin_dir = args.common.bin_dir()?;
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
         let mut records = Records::new(args.common.json.as_deref())?;
-        let network =
-            Network { steered: !args.no_steering, live: args.sender == SenderKind::Live, merged: args.gro };
-        records.push(Record::Setup(setup(duration, args.quick, network)))?;
+        let live = args.sender == SenderKind::Live;
+        records.push(Record::Setup(setup(duration, args.quick, !args.no_steering, live)))?;
         let (known, absent) = (HashMap::new(), HashSet::new());
-        Ok(Self { args, duration, bin_dir, lab: Lab::new(args.sender, network)?, records, known, absent })
+        Ok(Self {
+            args,
+            duration,
+            bin_dir,
+            lab: Lab::new(args.sender, !args.no_steering)?,
+            records,
+            known,
+            absent,
+        })
     }
 
     /// What was measured so far.
@@ -212,7 +219,7 @@ impl<'a> Bench<'a> {
 }
 
 /// The machine and the options, as results have them.
-pub(crate) fn setup(duration: Duration, quick: bool, network: Network) -> Setup {
+pub(crate) fn setup(duration: Duration, quick: bool, steered: bool, live: bool) -> Setup {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &str| {
         cpuinfo.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(": "))
@@ -224,6 +231,7 @@ pub(crate) fn setup(duration: Duration, quick: bool, network: Network) -> Setup 
         cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         trial_ms: duration.as_millis() as u64,
         quick,
-        network,
+        steered,
+        live,
     }
 }

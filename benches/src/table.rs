@@ -42,13 +42,12 @@ pub(crate) fn of(records: &[Record]) -> String {
 }
 
 fn head(setup: &Setup) -> String {
-    let Setup { version, kernel, processor, cores, trial_ms, quick, network } = setup;
+    let Setup { version, kernel, processor, cores, trial_ms, quick, steered, live } = setup;
     let quick = if *quick { " **A quick run: these are no numbers to quote.**" } else { "" };
-    let live = if network.live { ", XDP live frames" } else { "" };
-    let steered = if network.steered { "" } else { ", without receive steering" };
-    let merged = if network.merged { ", merged on receipt (rx-udp-gro-forwarding)" } else { "" };
+    let live = if *live { ", XDP live frames" } else { "" };
+    let steered = if *steered { "" } else { ", without receive steering" };
     format!(
-        "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{merged}{steered}.{quick}\n"
+        "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{steered}.{quick}\n"
     )
 }
 
@@ -416,7 +415,8 @@ mod tests {
             cores: 2,
             trial_ms: 500,
             quick: true,
-            network: record::Network { steered: true, live: false, merged: false },
+            steered: true,
+            live: false,
         };
         assert!(of(&[Record::Setup(setup)]).contains("no numbers to quote"));
     }

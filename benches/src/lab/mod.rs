@@ -10,7 +10,7 @@ use mcr_lab::{Line, Namespace};
 
 pub(crate) use drop_all::DropAll;
 
-use crate::{args::SenderKind, case, cores, record::Network};
+use crate::{args::SenderKind, case, cores};
 
 /// Frames that may wait for the relay's core, far above what a burst of the sender is.
 const BACKLOG_FRAMES: u32 = 30_000;
@@ -25,17 +25,13 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Frames are steered to the relay's core or, without steering, left on the core that the sender works on.
-    pub(crate) fn new(sender: SenderKind, network: Network) -> anyhow::Result<Self> {
+    /// Steered to the relay's core or, without steering, left on the core that the sender works on.
+    pub(crate) fn new(sender: SenderKind, is_steered: bool) -> anyhow::Result<Self> {
         let backlog = Backlog::raise()?;
         let line = Line::with_outputs(case::OUTPUTS_MAX)?;
         line.pin_neighbours()?;
-        if network.steered {
+        if is_steered {
             steering::to_core(&line.relay, "in0", cores::RELAY)?;
-        }
-        if network.merged {
-            line.relay.set_offload("in0", "rx-gro", true)?;
-            line.relay.set_offload("in0", "rx-udp-gro-forwarding", true)?;
         }
         for output in 0..case::OUTPUTS_MAX {
             line.relay.set_offload(&output_name(output), "tx-udp-segmentation", false)?;

@@ -30,7 +30,7 @@ use crate::{
     args::{Reflect, ReflectMeasure},
     cores, interrupt,
     peer::Process,
-    record::{Network, Record, Records},
+    record::{Record, Records},
     rounds, run,
     search::{self, RESOLUTION, RESOLUTION_QUICK, Search},
     table as tables,
@@ -102,7 +102,7 @@ impl<'a> Bench<'a> {
         let bin_dir = args.common.bin_dir()?;
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
         let mut records = Records::new(args.common.json.as_deref())?;
-        records.push(Record::Setup(run::setup(duration, args.quick, Network::default())))?;
+        records.push(Record::Setup(run::setup(duration, args.quick, false, false)))?;
         Ok(Self { args, duration, bin_dir, records, known: HashMap::new() })
     }
 

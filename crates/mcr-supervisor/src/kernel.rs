@@ -82,6 +82,8 @@ struct Carried {
     ifindex: u32,
     outputs: Vec<OutputSlot>,
     hops: BTreeSet<(u32, IpAddr)>,
+    /// What of its datagrams it is to take.
+    span: Span,
     /// As the program knows it.
     told: Rule,
 }
@@ -176,20 +178,28 @@ impl Kernel {
             self.flows.end(&self.counters, before);
         }
         self.need(&hops);
-        let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, told };
+        let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, span, told };
         self.rules.insert(slot, carried);
         self.tidy();
         self.ask(network, Instant::now());
         Ok(())
     }
 
-    /// Has a rule that is there take what came in `span`, and nothing else.
-    pub(crate) fn limit(&mut self, slot: RuleSlot, span: Span) {
-        let (Some(path), Some(rule)) = (&mut self.path, self.rules.get_mut(&slot)) else { return };
+    /// Has a rule that is there take what came in `span`, and nothing else. False if that was refused, for want of memory: it is tried again.
+    pub(crate) fn limit(&mut self, slot: RuleSlot, span: Span) -> bool {
+        let (Some(path), Some(rule)) = (&mut self.path, self.rules.get_mut(&slot)) else { return true };
+        rule.span = span;
         let told = Rule { span, ..rule.told.clone() };
         match path.set_rule(slot, told.clone()) {
-            Ok(()) => rule.told = told,
-            Err(error) => warn!(input = %rule.spec.input, "{error}"),
+            Ok(()) => {
+                rule.told = told;
+                true
+            }
+            Err(error) => {
+                warn!(input = %rule.spec.input, "{error}");
+                self.stale = true;
+                false
+            }
         }
     }
 
@@ -316,7 +326,7 @@ impl Kernel {
             let (Some(path), Some(rule)) = (&mut self.path, self.rules.get_mut(&slot)) else { continue };
             let (told, hops) =
                 resolve(&self.listeners, port, &rule.spec, &rule.outputs, rule.ifindex, network);
-            let told = Rule { span: rule.told.span, ..told };
+            let told = Rule { span: rule.span, ..told };
             if told == rule.told && hops == rule.hops {
                 continue;
             }

@@ -35,14 +35,17 @@ use crate::{
     worker::{Retired, Worker},
 };
 
-/// How far ahead the time is: longer than a worker takes to answer, even on a busy host.
+/// How far ahead the time is: longer than a worker takes to answer, even on a busy host. Twice as far after each time that came too soon.
 const AHEAD_NS: u64 = 100_000_000;
+const DOUBLINGS_MAX: u32 = 4;
 /// Moves that begin together have the same time: blocks of one destination are divided at few.
 const STEP_NS: u64 = 20_000_000;
 /// A time nearer than this is not relied on.
 const SPARE_NS: u64 = 30_000_000;
 /// So long after the time, no frame from before it is on its way to a socket any more: they wait for a turn of the kernel's softirq only.
 const SETTLED_AFTER: Duration = Duration::from_millis(200);
+/// So long a clock that was set back is waited for.
+const CLOCK_WITHIN: Duration = Duration::from_secs(5);
 /// What waits in a socket is relayed within this time, or the worker is too busy to be waited for.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 /// How often a draining socket is looked at.
@@ -84,8 +87,6 @@ pub(crate) struct Moves {
     again: BTreeSet<RuleId>,
     /// Has the kernel stamp frames.
     stamps: Option<OwnedFd>,
-    /// Sockets that tell stamps.
-    stamped: BTreeSet<(WorkerIndex, ReceiverKey)>,
     /// Plans by which workers look at stamps no more.
     lifted: BTreeMap<WorkerIndex, Generation>,
 }
@@ -99,6 +100,8 @@ struct Move {
     /// The receivers of the new way; it has some in common with the old one perhaps.
     to: Vec<ReceiverKey>,
     edge: Edge,
+    /// Times before that one, which came too soon.
+    tries: u32,
     phase: Phase,
     begun: Instant,
 }
@@ -140,13 +143,22 @@ pub(crate) fn disturbs(request: &Request) -> bool {
 }
 
 impl Edge {
-    fn ahead(now_ns: u64, now: Instant) -> Self {
-        let stamp_ns = (now_ns + AHEAD_NS).next_multiple_of(STEP_NS);
+    /// After so many times that came too soon.
+    fn ahead(tries: u32) -> Self {
+        let (now_ns, now) = (realtime_ns(), Instant::now());
+        let stamp_ns = (now_ns + (AHEAD_NS << tries.min(DOUBLINGS_MAX))).next_multiple_of(STEP_NS);
         Self { stamp_ns, at: now + Duration::from_nanos(stamp_ns - now_ns) }
     }
 
-    fn is_near(&self, now_ns: u64) -> bool {
-        now_ns + SPARE_NS >= self.stamp_ns
+    fn is_near(&self) -> bool {
+        realtime_ns() + SPARE_NS >= self.stamp_ns
+    }
+
+    /// Whether no frame of before is under way any more. Should the clock of stamps have been set back meanwhile, its word counts, for a while.
+    fn is_settled(&self, now: Instant) -> bool {
+        let past = now.saturating_duration_since(self.at);
+        past >= CLOCK_WITHIN
+            || past >= SETTLED_AFTER && realtime_ns() >= self.stamp_ns + SETTLED_AFTER.as_nanos() as u64
     }
 }
 
@@ -170,22 +182,27 @@ impl Moves {
                 .ok();
         }
         for key in change.from.iter().chain(&to) {
-            worker.sockets.stamp(key, true);
-            self.stamped.insert((worker.index, *key));
+            worker.sockets.stamp(key);
         }
-        let (begun, edge) = (Instant::now(), Edge::ahead(realtime_ns(), Instant::now()));
+        let (begun, edge) = (Instant::now(), Edge::ahead(0));
         let (id, slot, worker_index) = (rule.id, rule.slot, worker.index);
         let phase = Phase::Told(worker.desired);
-        let mut one = Move { id, slot, worker: worker_index, change, to, edge, phase, begun };
+        let mut one = Move { id, slot, worker: worker_index, change, to, edge, tries: 0, phase, begun };
         rule.generation = one.tell(worker, false);
         one.phase = Phase::Told(rule.generation);
         debug!(rule = %rule.name, way = ?one.change.way, "rule changes its way");
         self.under_way.push(one);
     }
 
-    /// Whether some change is not in force yet, though all who are asked are there.
-    pub(crate) fn are_pending(&self, workers: &[Worker], now: Instant) -> bool {
-        self.under_way.iter().any(|one| match one.phase {
+    /// Whether some change at these workers, or at any if there are none, is not in force yet, though all who are asked are there.
+    pub(crate) fn are_pending(
+        &self,
+        at: &[(WorkerIndex, Generation)],
+        workers: &[Worker],
+        now: Instant,
+    ) -> bool {
+        let concerns = |one: &&Move| at.is_empty() || at.iter().any(|(worker, _)| *worker == one.worker);
+        self.under_way.iter().filter(concerns).any(|one| match one.phase {
             Phase::Told(_) => workers[usize::from(one.worker.0)].is_running(),
             Phase::Set => now < one.edge.at,
             Phase::Draining(_) => false,
@@ -198,12 +215,13 @@ impl Moves {
     }
 
     /// When [`State::settle_moves`] or a request that waits for a move has something to do next.
-    pub(crate) fn at(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn at(&self, workers: &[Worker], now: Instant) -> Option<Instant> {
         let times = self.under_way.iter().map(|one| match one.phase {
             Phase::Told(_) => one.begun + HELD_UP_FOR,
             Phase::Set if now < one.edge.at => one.edge.at,
             Phase::Set => one.edge.at + SETTLED_AFTER,
-            Phase::Draining(_) => now + DRAIN_EVERY,
+            Phase::Draining(_) if workers[usize::from(one.worker.0)].is_running() => now + DRAIN_EVERY,
+            Phase::Draining(_) => one.begun + HELD_UP_FOR,
         });
         // What is past was done, or waits for an event.
         times.filter(|at| *at > now).min()
@@ -235,6 +253,13 @@ impl Move {
             }
         }
         worker.desired
+    }
+
+    /// Takes a time further ahead.
+    fn put_off(&mut self, worker: &mut Worker) {
+        self.tries += 1;
+        self.edge = Edge::ahead(self.tries);
+        self.phase = Phase::Told(self.tell(worker, false));
     }
 
     /// The sockets that only the old way has.
@@ -286,12 +311,10 @@ impl Drain {
 impl State {
     /// A worker is about to be noted as having applied a plan: where that took too long, moves get another time.
     pub(crate) fn hasten_moves(&mut self, worker: WorkerIndex, applied: Generation) {
-        let now_ns = realtime_ns();
         let told = &mut self.workers[usize::from(worker.0)];
         for one in self.moves.under_way.iter_mut().filter(|one| one.worker == worker) {
-            if matches!(one.phase, Phase::Told(at) if at <= applied) && one.edge.is_near(now_ns) {
-                one.edge = Edge::ahead(now_ns, Instant::now());
-                one.phase = Phase::Told(one.tell(told, false));
+            if matches!(one.phase, Phase::Told(at) if at <= applied) && one.edge.is_near() {
+                one.put_off(told);
             }
         }
     }
@@ -300,14 +323,24 @@ impl State {
     pub(crate) fn set_moves(&mut self, worker: WorkerIndex) {
         let Self { moves, workers, kernel, .. } = self;
         let told = &mut workers[usize::from(worker.0)];
+        let mut refused = Vec::new();
         for one in moves.under_way.iter_mut().filter(|one| one.worker == worker) {
             if !matches!(one.phase, Phase::Told(at) if told.has_applied(at)) {
                 continue;
             }
-            match one.change.way {
+            // Others before it may have taken a while. The worker holds what came at the time that it was told before.
+            if one.edge.is_near() {
+                one.put_off(told);
+                continue;
+            }
+            let is_set = match one.change.way {
                 Way::ToKernel => kernel.limit(one.slot, Span::from(one.edge.stamp_ns)),
                 Way::FromKernel => kernel.limit(one.change.old_slot, Span::until(one.edge.stamp_ns)),
-                Way::Within => {}
+                Way::Within => true,
+            };
+            if !is_set {
+                refused.push(one.id);
+                continue;
             }
             if realtime_ns() >= one.edge.stamp_ns {
                 warn!(
@@ -318,6 +351,8 @@ impl State {
             one.tell(told, true);
             one.phase = Phase::Set;
         }
+        // There is no room to divide by time: at once, then.
+        refused.into_iter().for_each(|id| self.end_move(id));
     }
 
     /// Brings moves to their ends, as far as time alone decides it.
@@ -332,7 +367,7 @@ impl State {
                     done.push(one);
                     continue;
                 }
-                Phase::Set if now >= one.edge.at + SETTLED_AFTER => self.drain(&mut one, now),
+                Phase::Set if one.edge.is_settled(now) => self.drain(&mut one, now),
                 Phase::Draining(drain) => {
                     let worker = &mut self.workers[usize::from(one.worker.0)];
                     if drain.is_done(&one.change, worker, now) {
@@ -421,9 +456,7 @@ impl State {
             return;
         }
         moves.lifted.clear();
-        for (index, key) in std::mem::take(&mut moves.stamped) {
-            workers[usize::from(index.0)].sockets.stamp(&key, false);
-        }
+        workers.iter_mut().for_each(|worker| worker.sockets.end_stamps());
         moves.stamps = None;
     }
 }

@@ -43,7 +43,12 @@ impl State {
     fn goes_on(&self, id: RuleId, network: &Snapshot) -> bool {
         let Some(rule) = self.rules.get(id) else { return false };
         let compiled = compile(&rule.spec, &Interfaces(network), self.abilities, &self.classes);
-        compiled.state == RuleState::Active && !self.guards.contains_key(&rule.spec.input.socket_addr())
+        let ifindex = network.link_by_name(rule.spec.input.interface.as_str()).map(|link| link.index);
+        let is_same = |index: u32| Some(index) == ifindex;
+        compiled.state == RuleState::Active
+            && !self.guards.contains_key(&rule.spec.input.socket_addr())
+            && rule.acquired.receivers.iter().all(|key| is_same(key.ifindex()))
+            && self.kernel.ifindex_of(rule.slot).is_none_or(is_same)
     }
 
     /// As [`State::refresh`], for a rule that was another one `before`.
@@ -106,11 +111,16 @@ impl State {
             match acquire_in_kernel(rule, &now, (input, span), holds, kernel, network, close) {
                 Ok(status) => {
                     way = (is_relayed && rule.acquired.kernel).then_some(Way::ToKernel);
+                    if !rule.acquired.kernel {
+                        // It failed, and its sockets go.
+                        worker.set_route(rule.slot, None);
+                    }
                     rule.generation = worker.desired;
                     carried = Some(status);
                 }
                 Err(lack) => {
-                    packet.iter().for_each(|key| worker.sockets.include(key, old_slot));
+                    let shut = packet.iter().filter(|_| !is_relayed);
+                    shut.for_each(|key| worker.sockets.include(key, old_slot));
                     if matches!(lack, KernelLack::NotPermitted | KernelLack::Kernel) {
                         // No rule will be carried there, so each goes elsewhere.
                         abilities.kernel = Err(lack);

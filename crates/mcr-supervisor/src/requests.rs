@@ -47,7 +47,7 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// The answer, once it is due.
     pub(crate) fn answer(&self, state: &State, now: Instant) -> Option<Result<Reply, Fault>> {
-        if now < self.until && state.moves.are_pending(&state.workers, now) {
+        if now < self.until && state.moves.are_pending(&self.needs, &state.workers, now) {
             return None;
         }
         let in_kernel = match self.then {

@@ -452,7 +452,7 @@ impl<'a> Supervisor<'a> {
             .chain(self.control.start_at)
             .chain(settle)
             .chain(self.state.drain_at())
-            .chain(self.state.moves.at(Instant::now()))
+            .chain(self.state.moves.at(&self.state.workers, Instant::now()))
             .chain(self.state.kernel.trace_at())
             .chain(self.state.hand_over_at())
             .chain(self.retry_at)

@@ -81,6 +81,8 @@ struct Receiver {
     ledger: Ledger,
     /// Of a packet socket: what its admitted users want.
     filter: Option<LiveFilter>,
+    /// Tells when the kernel received what it gives.
+    stamped: bool,
 }
 
 #[derive(Debug)]
@@ -174,8 +176,19 @@ impl Sockets {
         let ledger = Ledger::open(kind, full, counters.input(input));
         let filter = open::filter(&key);
         let users = HashMap::new();
-        let receiver =
-            Receiver { id, fd, input, kind, users, told: false, reader: None, lane, ledger, filter };
+        let receiver = Receiver {
+            id,
+            fd,
+            input,
+            kind,
+            users,
+            told: false,
+            reader: None,
+            lane,
+            ledger,
+            filter,
+            stamped: false,
+        };
         self.receivers.insert(place, receiver);
         self.untold.insert(Key::Receiver(place));
         Ok(())
@@ -306,12 +319,19 @@ impl Sockets {
         self.receivers.get(&self.shared.place_of(key)).map(|receiver| receiver.id)
     }
 
-    /// Has a socket tell the stamps of what it receives, or no more; rings always do.
-    pub(crate) fn stamp(&self, key: &ReceiverKey, wanted: bool) {
-        let Some(receiver) = self.receivers.get(&self.shared.place_of(key)) else { return };
+    /// Has a socket tell the stamps of what it receives; rings always do.
+    pub(crate) fn stamp(&mut self, key: &ReceiverKey) {
+        let Some(receiver) = self.receivers.get_mut(&self.shared.place_of(key)) else { return };
         if !matches!(receiver.kind, ReceiverKind::Packet { ring: Some(_), .. }) {
             // The kernel has this since Linux 5.1. Without stamps a socket's datagrams count as come before everything.
-            _ = mcr_socket::stamp::want(&receiver.fd, wanted);
+            receiver.stamped = mcr_socket::stamp::want(&receiver.fd, true).is_ok();
+        }
+    }
+
+    /// Has no socket tell stamps any more, wherever it was when it was asked to.
+    pub(crate) fn end_stamps(&mut self) {
+        for receiver in self.receivers.values_mut().filter(|receiver| receiver.stamped) {
+            receiver.stamped = mcr_socket::stamp::want(&receiver.fd, false).is_err();
         }
     }
 
@@ -373,7 +393,7 @@ impl Sockets {
                 return true;
             }
             let Some(receiver) = receivers.get_mut(key) else { return false };
-            let Some(user) = receiver.users.get_mut(rule) else { return false };
+            let Some(user) = receiver.users.get_mut(rule).filter(|user| !user.admitted) else { return false };
             user.admitted = true;
             if let Some(filter) = &mut receiver.filter {
                 filter.insert(user.wanted);

@@ -206,14 +206,16 @@ impl Worker {
                 if self.tracer.is_on() {
                     self.tracer.settle(&self.segment);
                 }
-                for socket in self.stopped.ended(self.incoming.is_empty()) {
-                    self.link.answer(&FromWorker::Stopped { socket })?;
+                // What is held was taken from sockets and is not relayed.
+                if !self.is_held() {
+                    for socket in self.stopped.ended(self.incoming.is_empty()) {
+                        self.link.answer(&FromWorker::Stopped { socket })?;
+                    }
                 }
                 if std::mem::take(&mut self.called) && self.listen(now_ns)? == Then::Exit {
                     return Ok(Then::Exit);
                 }
-                // What is received has come by then, at the latest.
-                if self.incoming.is_empty() || self.engine.is_held(self.realtime_ns) {
+                if self.incoming.is_empty() || self.is_held() {
                     return Ok(Then::GoOn);
                 }
                 if self.engine.is_limited() {
@@ -225,6 +227,12 @@ impl Worker {
             let mut counts = Counts { segment: &self.segment, arrived_ns: 0 };
             self.batch.relay(&self.io, &self.guards, &mut self.engine, &mut counts, &mut self.tracer);
         }
+    }
+
+    /// Whether what has been received has to wait until it is certain whose it is; it has come by the last wait's time at the latest. A worker that
+    /// ends will not be told.
+    fn is_held(&self) -> bool {
+        self.drain_until_ns.is_none() && !self.incoming.is_empty() && self.engine.is_held(self.realtime_ns)
     }
 
     /// Makes the sends of the runs; true when all have ended.

@@ -85,3 +85,22 @@ fn a_worker_that_has_all_the_sockets_it_can_have_is_not_given_another() {
         "{problem}"
     );
 }
+
+#[test]
+fn stamps_end_wherever_a_socket_has_gone() {
+    let counters = Segment::create().expect("memory");
+    let (mut here, mut there) = (Sockets::default(), Sockets::default());
+    let bound = "127.0.0.1:0".parse().expect("an address");
+    let key = ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None, lane: Lane::NONE };
+    let wanted = Wanted { destination: bound.ip(), port: 0, source: None };
+    here.acquire_receiver(key, RuleSlot(0), wanted, "lo", &counters, || Some(InputSlot(0)))
+        .expect("a socket on loopback needs no right");
+    here.stamp(&key);
+    let handed_over = here.give(&key, &counters, None).expect("it is there");
+    there.take(handed_over, InputSlot(1));
+    let stamped = |sockets: &Sockets| sockets.receivers.values().any(|receiver| receiver.stamped);
+    assert!(stamped(&there));
+    here.end_stamps();
+    there.end_stamps();
+    assert!(!stamped(&there));
+}

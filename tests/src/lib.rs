@@ -10,6 +10,7 @@
 //! - [`reflector`]: one `mcrd reflect` and a tester that compares every frame.
 //! - [`random`]: frames of all kinds, valid and not, from a seed.
 //! - [`held`]: the sockets and memberships of a namespace.
+//! - [`host_setting`]: a sysctl of the whole host, for the time of a test.
 //! - [`soak`]: everything at once, for as long as one likes.
 //! - [`law`]: every datagram in exactly one counter.
 //! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
@@ -24,6 +25,7 @@ pub mod browser;
 pub mod command;
 pub mod daemon;
 pub mod held;
+pub mod host_setting;
 pub mod http;
 pub mod law;
 pub mod processes;

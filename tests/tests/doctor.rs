@@ -10,7 +10,11 @@ use std::{
 };
 
 use etherparse::ip_number;
-use mcr_e2e::{Bed, Cell, DaemonOptions, Wire, command, eventually, law, programs, source, traffic_lock};
+use mcr_e2e::{
+    Bed, Cell, DaemonOptions, Wire, command, eventually,
+    host_setting::{BACKLOG, HostSetting},
+    law, programs, source, traffic_lock,
+};
 use mcr_lab::{Namespace, require};
 use mcr_proto::message::{Diagnosis, Finding, Severity};
 use serde_json::json;
@@ -385,26 +389,6 @@ fn io_uring_that_is_forbidden() {
     }
 }
 
-/// A sysctl of the whole host, put back as it was when this is dropped.
-struct HostSetting {
-    path: &'static str,
-    before: String,
-}
-
-impl HostSetting {
-    /// None where this process may not set it: outside of the host's first network namespace.
-    fn set(path: &'static str, value: u64) -> Option<Self> {
-        let before = fs::read_to_string(path).ok()?;
-        fs::write(path, value.to_string()).ok().map(|()| Self { path, before })
-    }
-}
-
-impl Drop for HostSetting {
-    fn drop(&mut self) {
-        let _ = fs::write(self.path, &self.before);
-    }
-}
-
 #[test]
 fn receive_buffers_that_a_daemon_without_rights_cannot_have() {
     const RMEM_MAX: &str = "/proc/sys/net/core/rmem_max";
@@ -447,7 +431,6 @@ fn dropped_by_cores() -> u64 {
 /// runs, because their length is not to be seen from elsewhere than the host's first network namespace.
 #[test]
 fn what_the_cores_queues_have_dropped_is_told_as_the_kernel_counts_it() {
-    const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
     const ADVISED: u64 = 30_000;
     let _lock = traffic_lock::take();
     let setting = HostSetting::set(BACKLOG, ADVISED - 1);

@@ -200,7 +200,7 @@ mod tests {
         }
         fn traces(&self, slot: RuleSlot) -> u8 {
             // Rule n has trace n.
-            1 << slot.0
+            1u8.checked_shl(slot.0).unwrap_or(0)
         }
     }
 

@@ -407,6 +407,9 @@ impl State {
         let Some(place) = self.moves.under_way.iter().position(|one| one.id == id) else { return };
         let one = self.moves.under_way.swap_remove(place);
         if one.change.way == Way::ToKernel {
+            // The worker has its route until it takes up the next plan: it must get nothing more that the program relays.
+            let old = &mut self.workers[usize::from(one.worker.0)];
+            one.left().for_each(|key| old.sockets.exclude(key, one.change.old_slot));
             self.kernel.limit(one.slot, Span::ALWAYS);
         }
         self.finish(one);

@@ -89,23 +89,24 @@ fn jitter_is_that_of_three_arrivals_in_a_row() {
     let mut rig = Rig::new(1);
     rig.one_rule(false, 1);
     run_on(cores()[0]);
-    let (mut least, mut most) = (0.0_f64, 0.0_f64);
-    // None are passed over between the first two samples.
-    for pauses in [[400, 0], [0, 600]] {
-        let mut arrivals = vec![arrive(&mut rig)];
-        assert_eq!(rig.totals().times[&1].jitter_ns.is_some(), most > 0.0, "a sample is not complete");
-        for pause in pauses {
-            let_pass(Duration::from_millis(pause));
-            arrivals.push(arrive(&mut rig));
-        }
-        let [one, two] = [between(&arrivals[..2]), between(&arrivals[1..])];
-        // How far two times are apart, of which each is known to lie between two others.
-        let apart = [one.0.saturating_sub(two.1), two.0.saturating_sub(one.1)].into_iter().max().unwrap();
-        let at_most = one.1.abs_diff(two.0).max(two.1.abs_diff(one.0));
-        // RFC 3550, section 6.4.1.
-        least += (apart.as_nanos() as f64 - least) / 16.0;
-        most += (at_most.as_nanos() as f64 - most) / 16.0;
-        let jitter = rig.totals().times[&1].jitter_ns.unwrap() as f64;
-        assert!((least - 2.0..=most + 2.0).contains(&jitter), "{jitter} in {least}..{most}");
+    let mut arrivals = vec![arrive(&mut rig)];
+    assert_eq!(rig.totals().times[&1].jitter_ns, None, "a sample is not complete");
+    for pause in [400, 0] {
+        let_pass(Duration::from_millis(pause));
+        arrivals.push(arrive(&mut rig));
     }
+    let [one, two] = [between(&arrivals[..2]), between(&arrivals[1..])];
+    // How far two times are apart, of which each is known to lie between two others.
+    let least = [one.0.saturating_sub(two.1), two.0.saturating_sub(one.1)].into_iter().max().unwrap();
+    let most = one.1.abs_diff(two.0).max(two.1.abs_diff(one.0));
+    // RFC 3550, section 6.4.1.
+    let [least, most] = [least, most].map(|apart| apart.as_nanos() as f64 / 16.0);
+    let first = rig.totals().times[&1].jitter_ns.unwrap();
+    assert!((least - 2.0..=most + 2.0).contains(&(first as f64)), "{first} in {least}..{most}");
+    // How many are passed over before the next sample is drawn by lot.
+    wait_until(DEADLINE, "another sample is complete", || {
+        arrive(&mut rig);
+        rig.totals().times[&1].jitter_ns != Some(first)
+    })
+    .unwrap();
 }

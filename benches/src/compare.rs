@@ -48,8 +48,7 @@ struct Ratio {
 /// Measures, writes lines, prints ratios.
 pub(crate) fn run(args: &Compare) -> anyhow::Result<()> {
     interrupt::arm()?;
-    cores::check()?;
-    let _moved = cores::KernelThreads::keep_off_relay()?;
+    let _cores = cores::take()?;
     cores::pin(cores::watcher())?;
     let of = |bin_dir: &std::path::Path| Peers {
         common: Rounds { rounds: args.rounds, minutes: None, json: None, bin_dir: Some(bin_dir.to_owned()) },

@@ -44,10 +44,10 @@ pub(crate) fn foreign_load() -> anyhow::Result<f64> {
     Ok(after.iter().zip(&before).map(share).fold(0.0, f64::max))
 }
 
-/// Fails if this machine or this process has too few cores.
-pub(crate) fn check() -> anyhow::Result<()> {
+/// Makes the relay's core its own as long as the result lives. Fails if this machine or this process has too few cores.
+pub(crate) fn take() -> anyhow::Result<KernelThreads> {
     if is_there(SENDER) && is_there(RELAY) {
-        return Ok(());
+        return KernelThreads::keep_off_relay();
     }
     bail!(
         "cores {SENDER} and {RELAY} are needed, one for the sender and one for the relay, and are not both there"
@@ -69,7 +69,7 @@ pub(crate) struct KernelThreads {
 
 impl KernelThreads {
     /// Moves those that may be moved and have another core to run on.
-    pub(crate) fn keep_off_relay() -> anyhow::Result<Self> {
+    fn keep_off_relay() -> anyhow::Result<Self> {
         let mut moved = Vec::new();
         for process in processes()? {
             let Some(stat) = stat(process) else { continue };

@@ -29,8 +29,7 @@ const TRIALS_MAX_QUICK: u32 = 6;
 /// Measures, writes lines, prints tables.
 pub(crate) fn run(args: &Peers) -> anyhow::Result<()> {
     interrupt::arm()?;
-    cores::check()?;
-    let _moved = cores::KernelThreads::keep_off_relay()?;
+    let _cores = cores::take()?;
     cores::pin(cores::watcher())?;
     let mut bench = Bench::new(args)?;
     let result = bench.rounds();

@@ -58,8 +58,7 @@ const IDLE: Duration = Duration::from_millis(1500);
 /// Measures, writes lines, prints tables.
 pub(crate) fn run(args: &Reflect) -> anyhow::Result<()> {
     interrupt::arm()?;
-    cores::check()?;
-    let _moved = cores::KernelThreads::keep_off_relay()?;
+    let _cores = cores::take()?;
     let mut bench = Bench::new(args)?;
     let result = bench.rounds();
     // What was measured before a failure is shown all the same.

@@ -88,9 +88,7 @@ pub(crate) fn acquire_in_kernel(
             }
         }
     }
-    if let Some(guards) = holds.changed_guards() {
-        kernel.ignore(guards);
-    }
+    kernel.follow_guards(holds);
     let carried = kernel.prepare(&rule.spec, network).and_then(|()| {
         close();
         kernel.carry(rule.slot, &rule.spec, &rule.output_slots, input, span, network)

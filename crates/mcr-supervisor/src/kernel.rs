@@ -36,6 +36,7 @@ use tracing::{debug, info, warn};
 use self::{beside::Beside, hops::Hop, local::Listeners, pace::Pace, swallowing::Swallowing};
 use crate::{
     clock::{monotonic_ns, wall_offset_ns},
+    holds::Holds,
     worker::Retired,
 };
 
@@ -281,9 +282,11 @@ impl Kernel {
         }
     }
 
-    /// Takes no notice of these sockets of the daemon's own, by their inodes: they let nothing in.
-    pub(crate) fn ignore(&mut self, deaf: impl Iterator<Item = u64>) {
-        self.listeners.ignore(deaf);
+    /// Takes no notice of the daemon's own guards, as they are now: they let nothing in.
+    pub(crate) fn follow_guards(&mut self, holds: &mut Holds) {
+        if let Some(guards) = holds.changed_guards() {
+            self.listeners.ignore(guards);
+        }
     }
 
     /// Notes what may concern rules that are there.

@@ -440,9 +440,7 @@ impl State {
                 }
             }
         }
-        if let Some(guards) = holds.changed_guards() {
-            kernel.ignore(guards);
-        }
+        kernel.follow_guards(holds);
         moves.lifted.insert(index, workers[usize::from(index.0)].desired);
         self.refresh_filters(index);
     }

@@ -4,7 +4,7 @@ use mcr_netmon::Snapshot;
 use mcr_proto::{
     message::RuleState,
     plan::{RuleSlot, Span, WorkerIndex},
-    rule::{Datapath, RuleId},
+    rule::{Datapath, RuleId, RuleSpec},
 };
 use mcr_relay::compile::{Abilities, Compiled, Hold, KernelLack, ReceiverKey, compile};
 
@@ -43,7 +43,7 @@ impl State {
     fn goes_on(&self, id: RuleId, network: &Snapshot) -> bool {
         let Some(rule) = self.rules.get(id) else { return false };
         let compiled = compile(&rule.spec, &Interfaces(network), self.abilities, &self.classes);
-        let ifindex = network.link_by_name(rule.spec.input.interface.as_str()).map(|link| link.index);
+        let ifindex = ifindex_of(&rule.spec, network);
         let is_same = |index: u32| Some(index) == ifindex;
         compiled.state == RuleState::Active
             && !self.guards.contains_key(&rule.spec.input.socket_addr())
@@ -92,7 +92,7 @@ impl State {
             None => (rule.slot, std::mem::take(&mut rule.acquired), None),
         };
         // An interface that was made again is another one: nothing comes by the old one that could come by the new one as well.
-        let ifindex = network.link_by_name(rule.spec.input.interface.as_str()).map(|link| link.index);
+        let ifindex = ifindex_of(&rule.spec, network);
         let is_relayed = worker.is_running()
             && !worker.inputs_of(old_slot).is_empty()
             && old.receivers.iter().all(|key| Some(key.ifindex()) == ifindex);
@@ -186,6 +186,11 @@ impl State {
         rule.status = status;
         rule.compiled = Some(compiled);
     }
+}
+
+/// The interface that a rule takes datagrams in by, as it is now.
+fn ifindex_of(spec: &RuleSpec, network: &Snapshot) -> Option<u32> {
+    network.link_by_name(spec.input.interface.as_str()).map(|link| link.index)
 }
 
 /// What is compiled, less a guard at an address that a UDP socket still takes datagrams at: the kernel would give them to the guard.

@@ -300,9 +300,7 @@ impl State {
                 self.rules.all().filter(|rule| depends(rule.spec.datapath)).map(|rule| rule.id).collect();
             rules.into_iter().for_each(|id| self.refresh(id, network));
         }
-        if let Some(guards) = self.holds.changed_guards() {
-            self.kernel.ignore(guards);
-        }
+        self.kernel.follow_guards(&mut self.holds);
         self.kernel.refresh(network);
     }
 

@@ -26,20 +26,19 @@ use crate::{
     sends::{Context, Sends},
     sockets::Sockets,
     trace::Tracer,
+    turn::{self, TurnSize},
 };
 
-/// Frames taken from packet sockets' rings at a time. Where streams are interleaved, a large batch makes long runs of them.
-const RING_FRAMES_MAX: usize = 1024;
 /// Frames held at a time.
-const FRAMES_MAX: usize = BUFFERS as usize + RING_FRAMES_MAX;
+const FRAMES_MAX: usize = BUFFERS as usize + turn::MAX;
 /// Receive buffers of sockets without a ring. A buffer has room for any superframe, but only touched pages count.
 pub(crate) const BUFFERS: u16 = 256;
 /// Sends queued or in flight.
 pub(crate) const SENDS_MAX: u16 = 1024;
 /// Events of one wait.
-pub(crate) const EVENTS_MAX: u16 = 2048;
+pub(crate) const EVENTS_MAX: u16 = 8192;
 /// Runs of one step; more frames than fill them are taken in several steps.
-const RUNS_MAX: usize = 512;
+const RUNS_MAX: usize = 4096;
 
 /// An idle worker shows twice a second that it is alive.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -74,6 +73,7 @@ pub(crate) struct Worker {
     /// Being received.
     incoming: Vec<Frame>,
     sends: Sends,
+    turn: TurnSize,
     tracer: Tracer,
     /// Receivers that nothing more comes of than what is in the batch at hand, or being received.
     stopped: Stopped,
@@ -111,6 +111,7 @@ impl Worker {
             batch: Batch::new(FRAMES_MAX),
             incoming: Vec::with_capacity(FRAMES_MAX),
             sends: Sends::new(SENDS_MAX),
+            turn: TurnSize::default(),
             tracer,
             stopped: Stopped::default(),
             called: false,
@@ -124,7 +125,7 @@ impl Worker {
         let mut events = Vec::with_capacity(self.io.events_max());
         let mut failed_waits = 0;
         loop {
-            self.io.limit_ring_frames(RING_FRAMES_MAX.saturating_sub(self.incoming.len()));
+            self.io.limit_ring_frames(self.turn.frames().saturating_sub(self.incoming.len()));
             match self.io.wait(Some(self.timeout()), &mut events) {
                 Ok(()) => failed_waits = 0,
                 Err(_) if failed_waits < FAILED_WAITS_MAX => failed_waits += 1,
@@ -199,9 +200,12 @@ impl Worker {
             let counts = Counts { segment: &self.segment, arrived_ns: 0 };
             let frames = self.batch.frames();
             counts.relayed(&self.engine, |frame| frames[frame as usize].received_ns, self.realtime_ns);
+            let runs = self.engine.runs();
+            self.turn.note(runs.iter().map(|run| run.datagrams() as usize).sum(), runs.len());
             self.engine.clear_runs();
             self.sends.begin();
             if self.batch.is_relayed() {
+                self.turn.end(self.batch.frames().len());
                 self.batch.recycle(&mut self.io);
                 if self.tracer.is_on() {
                     self.tracer.settle(&self.segment);

@@ -25,6 +25,7 @@ mod sends;
 mod sockets;
 mod start;
 mod trace;
+mod turn;
 
 use std::{io, os::fd::OwnedFd};
 

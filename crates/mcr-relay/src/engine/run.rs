@@ -40,7 +40,8 @@ impl Run {
             segment: 0,
             bytes: 0,
             datagrams: 0,
-            parts: Vec::with_capacity(PARTS_MAX),
+            // As many as runs were long yet: of thousands of runs, most stay short.
+            parts: Vec::new(),
         }
     }
 

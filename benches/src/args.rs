@@ -74,6 +74,9 @@ pub(crate) struct Peers {
     /// Leave what the relay receives to the sender's core instead of steering it (RPS) to the relay's
     #[arg(long)]
     pub(crate) no_steering: bool,
+    /// Leave tx-udp-segmentation of the relay's outputs on, as of a network card that cuts superframes itself
+    #[arg(long)]
+    pub(crate) offload: bool,
 }
 
 /// A kind of sender.

@@ -60,6 +60,7 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<()> {
         fixed_rounds: None,
         sender: SenderKind::Packet,
         no_steering: false,
+        offload: false,
     };
     let (a, b) = (of(&args.a), of(&args.b));
     let mut builds = [("a", Bench::new(&a)?), ("b", Bench::new(&b)?)];

@@ -49,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) steered: bool,
     /// Sent as XDP live frames.
     pub(crate) live: bool,
+    /// Outputs take superframes whole.
+    pub(crate) offload: bool,
 }
 
 /// Copies are those of all outputs together.

@@ -69,13 +69,18 @@ impl<'a> Bench<'a> {
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
         let mut records = Records::new(args.common.json.as_deref())?;
         let live = args.sender == SenderKind::Live;
-        records.push(Record::Setup(setup(duration, args.quick, !args.no_steering, live)))?;
+        records.push(Record::Setup(Setup {
+            steered: !args.no_steering,
+            live,
+            offload: args.offload,
+            ..setup(duration, args.quick)
+        }))?;
         let (known, absent) = (HashMap::new(), HashSet::new());
         Ok(Self {
             args,
             duration,
             bin_dir,
-            lab: Lab::new(args.sender, !args.no_steering)?,
+            lab: Lab::new(args.sender, !args.no_steering, args.offload)?,
             records,
             known,
             absent,
@@ -217,8 +222,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The machine and the options, as results have them.
-pub(crate) fn setup(duration: Duration, quick: bool, steered: bool, live: bool) -> Setup {
+/// The machine and the options that all have, as results have them.
+pub(crate) fn setup(duration: Duration, quick: bool) -> Setup {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = |name: &str| {
         cpuinfo.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(": "))
@@ -230,7 +235,8 @@ pub(crate) fn setup(duration: Duration, quick: bool, steered: bool, live: bool) 
         cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         trial_ms: duration.as_millis() as u64,
         quick,
-        steered,
-        live,
+        steered: false,
+        live: false,
+        offload: false,
     }
 }

@@ -42,12 +42,13 @@ pub(crate) fn of(records: &[Record]) -> String {
 }
 
 fn head(setup: &Setup) -> String {
-    let Setup { version, kernel, processor, cores, trial_ms, quick, steered, live } = setup;
+    let Setup { version, kernel, processor, cores, trial_ms, quick, steered, live, offload } = setup;
     let quick = if *quick { " **A quick run: these are no numbers to quote.**" } else { "" };
     let live = if *live { ", XDP live frames" } else { "" };
     let steered = if *steered { "" } else { ", without receive steering" };
+    let offload = if *offload { ", outputs that cut superframes" } else { "" };
     format!(
-        "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{steered}.{quick}\n"
+        "MCR {version}, Linux {kernel}, {processor}, {cores} cores, {trial_ms} ms a trial{live}{steered}{offload}.{quick}\n"
     )
 }
 
@@ -417,6 +418,7 @@ mod tests {
             quick: true,
             steered: true,
             live: false,
+            offload: false,
         };
         assert!(of(&[Record::Setup(setup)]).contains("no numbers to quote"));
     }

@@ -116,18 +116,18 @@ pub(crate) fn to_the_end(lab: &Lab, case: Case, rate_pps: f64, duration: Duratio
 /// Ends early when more than `allowed` is missing at an output.
 fn offer(lab: &Lab, case: Case, rate_pps: f64, duration: Duration, allowed: u64) -> anyhow::Result<Trial> {
     let outputs = case.outputs();
-    let before = lab.frames_received(outputs)?;
+    let before = lab.frames_received(case)?;
     let watch = Watch::default();
     let send = || -> anyhow::Result<_> {
         let sent = sender::run(lab, case, rate_pps, duration, &watch)?;
         thread::sleep(GRACE);
-        Ok((sent, lab.frames_received(outputs)? - before))
+        Ok((sent, lab.frames_received(case)? - before))
     };
     let (sent, cut_short) = thread::scope(|scope| {
         let sender = scope.spawn(send);
         let hopeless = || -> anyhow::Result<bool> {
             let expected = watch.sent.load(Relaxed) * u64::from(outputs);
-            let missing = expected.saturating_sub(lab.frames_received(outputs)? - before);
+            let missing = expected.saturating_sub(lab.frames_received(case)? - before);
             Ok(missing > allowed * u64::from(outputs))
         };
         let mut cut_short = Ok(false);
@@ -139,7 +139,7 @@ fn offer(lab: &Lab, case: Case, rate_pps: f64, duration: Duration, allowed: u64)
         (sender.join().map_err(|_| anyhow!("the sender has panicked")), cut_short)
     });
     let (cut_short, (sent, in_time)) = (cut_short?, sent??);
-    let received = drain(lab, outputs)? - before;
+    let received = drain(lab, case)? - before;
     Ok(Trial {
         offered_pps: rate_pps,
         sent: sent.datagrams,
@@ -152,12 +152,12 @@ fn offer(lab: &Lab, case: Case, rate_pps: f64, duration: Duration, allowed: u64)
 }
 
 /// Waits until nothing comes any more; the frames received by then.
-fn drain(lab: &Lab, outputs: u8) -> anyhow::Result<u64> {
+fn drain(lab: &Lab, case: Case) -> anyhow::Result<u64> {
     let started = Instant::now();
-    let mut frames = lab.frames_received(outputs)?;
+    let mut frames = lab.frames_received(case)?;
     while started.elapsed() < DRAIN_WITHIN {
         interrupt::sleep(SILENCE)?;
-        let now = lab.frames_received(outputs)?;
+        let now = lab.frames_received(case)?;
         if now == frames {
             return Ok(frames);
         }

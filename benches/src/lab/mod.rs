@@ -10,10 +10,16 @@ use mcr_lab::{Line, Namespace};
 
 pub(crate) use drop_all::DropAll;
 
-use crate::{args::SenderKind, case, cores};
+use crate::{
+    args::SenderKind,
+    case::{self, Case},
+    cores,
+};
 
 /// Frames that may wait for the relay's core, far above what a burst of the sender is.
 const BACKLOG_FRAMES: u32 = 30_000;
+/// Of a frame: Ethernet, IPv4, UDP.
+const HEADER_BYTES: u64 = 14 + 20 + 8;
 const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
 
 /// The network of all trials.
@@ -21,12 +27,15 @@ const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
 pub(crate) struct Lab {
     pub(crate) line: Line,
     pub(crate) sender: SenderKind,
+    /// The relay's outputs take superframes whole.
+    offload: bool,
     _backlog: Backlog,
 }
 
 impl Lab {
-    /// Steered to the relay's core or, without steering, left on the core that the sender works on.
-    pub(crate) fn new(sender: SenderKind, is_steered: bool) -> anyhow::Result<Self> {
+    /// Steered to the relay's core or, without steering, left on the core that the sender works on. With offload, the relay's outputs are
+    /// handed superframes; else these are cut before, so that what leaves is counted frame by frame.
+    pub(crate) fn new(sender: SenderKind, is_steered: bool, offload: bool) -> anyhow::Result<Self> {
         let backlog = Backlog::raise()?;
         let line = Line::with_outputs(case::OUTPUTS_MAX)?;
         line.pin_neighbours()?;
@@ -34,18 +43,22 @@ impl Lab {
             steering::to_core(&line.relay, "in0", cores::RELAY)?;
         }
         for output in 0..case::OUTPUTS_MAX {
-            line.relay.set_offload(&output_name(output), "tx-udp-segmentation", false)?;
+            line.relay.set_offload(&output_name(output), "tx-udp-segmentation", offload)?;
         }
         // Both are per namespace; whoever joins every group from one socket needs more than 20.
         line.relay.sysctl("net.ipv4.igmp_max_memberships", &(2 * case::STREAMS_MAX).to_string())?;
-        Ok(Self { line, sender, _backlog: backlog })
+        Ok(Self { line, sender, offload, _backlog: backlog })
     }
 
-    /// Frames that reached the first `outputs` sinks since they exist.
-    pub(crate) fn frames_received(&self, outputs: u8) -> anyhow::Result<u64> {
+    /// Frames that reached the sinks of a case since they exist; of a superframe, those that a network card would have made of it.
+    pub(crate) fn frames_received(&self, case: Case) -> anyhow::Result<u64> {
         let mut frames = 0;
-        for (index, sink) in self.sinks(outputs) {
-            frames += sink.link_stats(&format!("dst{index}"))?.rx_packets;
+        for (index, sink) in self.sinks(case.outputs()) {
+            let stats = sink.link_stats(&format!("dst{index}"))?;
+            frames += match self.offload {
+                true => datagrams(stats.rx_packets, stats.rx_bytes, case.payload_bytes()),
+                false => stats.rx_packets,
+            };
         }
         Ok(frames)
     }
@@ -68,6 +81,11 @@ impl Lab {
     fn sinks(&self, outputs: u8) -> impl Iterator<Item = (u8, &Namespace)> {
         (0..outputs).zip(&self.line.sinks)
     }
+}
+
+/// Datagrams of one size in so many frames, superframes among them, of so many bytes together: each frame has its headers once.
+fn datagrams(frames: u64, bytes: u64, payload_bytes: usize) -> u64 {
+    bytes.saturating_sub(frames * HEADER_BYTES) / payload_bytes as u64
 }
 
 /// The relay's interface to sink `index`.
@@ -115,6 +133,15 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+
+    #[test]
+    fn datagrams_of_superframes_are_counted_by_their_bytes() {
+        assert_eq!(datagrams(3, 3 * (42 + 1400), 1400), 3);
+        assert_eq!(datagrams(2, 42 + 46 * 1400 + 42 + 1400, 1400), 47);
+        // Frames of other protocols are smaller than one datagram, and none of them.
+        assert_eq!(datagrams(4, 42 + 46 * 1400 + 3 * 60, 1400), 46);
+        assert_eq!(datagrams(1, 14, 1400), 0);
+    }
 
     #[test]
     fn the_ip_counter_is_found_by_its_name() {

@@ -101,7 +101,7 @@ impl<'a> Bench<'a> {
         let bin_dir = args.common.bin_dir()?;
         let duration = if args.quick { QUICK } else { Duration::from_millis(args.trial_ms) };
         let mut records = Records::new(args.common.json.as_deref())?;
-        records.push(Record::Setup(run::setup(duration, args.quick, false, false)))?;
+        records.push(Record::Setup(run::setup(duration, args.quick)))?;
         Ok(Self { args, duration, bin_dir, records, known: HashMap::new() })
     }
 

@@ -31,8 +31,9 @@ use crate::{
 
 /// Frames held at a time.
 const FRAMES_MAX: usize = BUFFERS as usize + turn::MAX;
-/// Receive buffers of sockets without a ring. A buffer has room for any superframe, but only touched pages count.
-pub(crate) const BUFFERS: u16 = 256;
+/// Receive buffers of sockets without a ring. A buffer has room for any superframe, but only touched pages count. When the worker is behind, each
+/// socket's queue is taken in one go as far as they reach: with 256, a thousand interleaved streams came to two thirds of the rate.
+pub(crate) const BUFFERS: u16 = 1024;
 /// Sends queued or in flight.
 pub(crate) const SENDS_MAX: u16 = 1024;
 /// Events of one wait.

@@ -5,9 +5,9 @@
 
 mod common;
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use common::{Pump, both, pattern, skip};
+use common::{Pump, both, in_namespace, open_packet, pattern, set_loopback};
 use mcr_uring_io::{Choice, Outgoing, Part, ReceiveShape};
 
 const SHAPE: ReceiveShape = ReceiveShape { name_bytes: 20, control_bytes: 64 };
@@ -88,72 +88,7 @@ both! {
     }
 }
 
-/// Runs the test in a thread with a network namespace of its own, loopback up.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        // SAFETY: takes no pointers; only this thread changes namespace.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        if result < 0 {
-            return skip(&format!("no new network namespace: {}", std::io::Error::last_os_error()));
-        }
-        set_loopback(true);
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn set_loopback(up: bool) {
-    let socket = common_socket();
-    let mut name = [0; libc::IFNAMSIZ];
-    name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
-    let flags = if up { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
-    let request = libc::ifreq {
-        ifr_name: name,
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
-    };
-    // SAFETY: SIOCSIFFLAGS reads a struct ifreq, which lives until the call's end.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-}
-
-fn common_socket() -> OwnedFd {
-    open_socket(libc::AF_INET, libc::SOCK_DGRAM, 0)
-}
-
 /// Bound to loopback, IPv4, incoming frames only, with auxiliary data.
 fn packet_socket() -> OwnedFd {
-    let protocol = (libc::ETH_P_IP as u16).to_be();
-    let socket = open_socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
-    for option in [libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {
-        let on: libc::c_int = 1;
-        // SAFETY: the value is an int that lives until the call's end, and its size is an int's.
-        let result = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, (&raw const on).cast(), 4)
-        };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    }
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: protocol,
-        sll_ifindex: 1,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let bytes = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the address is a sockaddr_ll of that size and lives until the call's end.
-    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), bytes) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    socket
-}
-
-fn open_socket(domain: i32, kind: i32, protocol: i32) -> OwnedFd {
-    // SAFETY: takes no pointers.
-    let fd = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) };
-    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the kernel just made this descriptor for us; nobody else has it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    open_packet(0, &[(libc::PACKET_AUXDATA, &[1]), (libc::PACKET_IGNORE_OUTGOING, &[1])])
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, unused_macros, unused_imports)] // Each suite uses a part of it.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mcr_uring_io::{
@@ -40,6 +41,70 @@ pub(crate) use both;
 pub fn skip(reason: &str) {
     assert!(std::env::var("MCR_REQUIRE").as_deref() != Ok("all"), "required, but {reason}");
     println!("skipped: {reason}");
+}
+
+/// Runs a test in a thread with a network namespace of its own, loopback up.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        // SAFETY: takes no pointers; only this thread changes namespace.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        if result < 0 {
+            return skip(&format!("no new network namespace: {}", std::io::Error::last_os_error()));
+        }
+        set_loopback(true);
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+pub fn set_loopback(up: bool) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let mut name = [0; libc::IFNAMSIZ];
+    name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+    let flags = if up { libc::IFF_UP | libc::IFF_RUNNING } else { 0 };
+    let request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as libc::c_short },
+    };
+    // SAFETY: SIOCSIFFLAGS reads a struct ifreq, which lives until the call's end.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A packet socket bound to loopback, for IPv4.
+pub fn open_packet(flags: libc::c_int, options: &[(libc::c_int, &[u32])]) -> OwnedFd {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags;
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the kernel just made this descriptor for us; nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    for (name, value) in options {
+        set_option(&socket, libc::SOL_PACKET, *name, value);
+    }
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_ifindex: 1,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let bytes = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the address is a sockaddr_ll of that size and lives until the call's end.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), bytes) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    socket
+}
+
+pub fn set_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &[u32]) {
+    let bytes = size_of_val(value) as libc::socklen_t;
+    // SAFETY: the value is integers that live until the call's end, and its size is theirs.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), bytes) };
+    assert_eq!(result, 0, "option {name}: {}", std::io::Error::last_os_error());
 }
 
 pub fn has_uring() -> bool {

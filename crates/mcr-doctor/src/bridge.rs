@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_sys::protocols::NETLINK_ROUTE;
-
-use crate::netlink::{ALL, Asker, attribute, put, u32_at};
+use mcr_netlink::{
+    ALL, Asker, Protocol,
+    attribute::{attribute, put, u32_at},
+};
 
 /// A bridge's multicast settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,7 +37,7 @@ pub(crate) fn all() -> io::Result<BTreeMap<u32, Bridge>> {
     // Only bridges; a kernel that does not filter sends all, and the kind is looked at anyway.
     put(&mut info, IFLA_INFO_KIND, b"bridge");
     put(&mut body, IFLA_LINKINFO, &info);
-    Asker::open(NETLINK_ROUTE)?.ask(RTM_GETLINK, ALL, &body, |link| {
+    Asker::open(Protocol::Route)?.ask(RTM_GETLINK, ALL, &body, |_, link| {
         if let Some((index, bridge)) = read(link) {
             bridges.insert(index, bridge);
         }

@@ -14,7 +14,6 @@ mod bridge;
 mod facts;
 mod firewall;
 mod judge;
-mod netlink;
 mod offload;
 mod proc;
 mod survey;

@@ -20,6 +20,7 @@ use aya::{
     maps::{MapData, ProgramArray},
     programs::{ProgramFd, SchedClassifier},
 };
+use mcr_netlink::Route;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -29,7 +30,6 @@ use netlink_packet_route::{
 use crate::{
     error::{AttachError, LoadError},
     loader,
-    netlink::Requests,
     object::{self, attach_error, refused},
 };
 
@@ -69,7 +69,7 @@ impl Entry {
             object::program(&mut self.ebpf, "mcr_entry").map_err(|error| refused(&error))?;
         let program = program.fd().map_err(|error| refused(&error))?.as_fd().as_raw_fd();
         let refused = |error: io::Error| attach_error(&error, ifindex);
-        let mut requests = Requests::open().map_err(refused)?;
+        let mut requests = Route::open().map_err(refused)?;
         let has_made_clsact = make_clsact(&mut requests, ifindex).map_err(refused)?;
         // From here on the filter's end is the discipline's, too.
         let (place, name) = take_place(ifindex).map_err(refused)?;
@@ -82,7 +82,7 @@ impl Entry {
 /// The entry at one interface, as long as this lives.
 pub(crate) struct Filter {
     /// Of the interface's network namespace, whoever drops this.
-    requests: Requests,
+    requests: Route,
     ifindex: u32,
     /// The filter's handle.
     place: u32,
@@ -101,7 +101,7 @@ impl Filter {
         let mut message = self.message();
         message.attributes.push(TcAttribute::Options(options.map(TcOption::Bpf).into()));
         let message = RouteNetlinkMessage::NewTrafficFilter(message);
-        self.requests.send(NLM_F_CREATE | NLM_F_REPLACE, message).map(drop)
+        self.requests.send(NLM_F_CREATE | NLM_F_REPLACE, &message).map(drop)
     }
 
     fn message(&self) -> TcMessage {
@@ -121,22 +121,22 @@ impl Filter {
 impl Drop for Filter {
     fn drop(&mut self) {
         // Errors: the interface is gone, and all this with it; or another has taken away what is not there any more.
-        let _ = self.requests.send(0, RouteNetlinkMessage::DelTrafficFilter(self.message()));
+        let _ = self.requests.send(0, &RouteNetlinkMessage::DelTrafficFilter(self.message()));
         if self.has_made_clsact && matches!(self.filters(), Ok(0)) {
-            let _ = self.requests.send(0, RouteNetlinkMessage::DelQueueDiscipline(clsact(self.ifindex)));
+            let _ = self.requests.send(0, &RouteNetlinkMessage::DelQueueDiscipline(clsact(self.ifindex)));
         }
     }
 }
 
 /// How many filters stand at the ingress of an interface of the calling thread's network namespace, whoever put them there.
 pub(crate) fn filters_at(ifindex: u32) -> io::Result<usize> {
-    filters(&mut Requests::open()?, ifindex, ingress())
+    filters(&mut Route::open()?, ifindex, ingress())
 }
 
-fn filters(requests: &mut Requests, ifindex: u32, parent: TcHandle) -> io::Result<usize> {
+fn filters(requests: &mut Route, ifindex: u32, parent: TcHandle) -> io::Result<usize> {
     let header = TcHeader { index: ifindex as i32, parent, ..TcHeader::default() };
     let dump = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, Vec::new()));
-    Ok(requests.send(NLM_F_DUMP, dump)?.iter().filter(|answer| is_filter(answer)).count())
+    Ok(requests.send(NLM_F_DUMP, &dump)?.iter().filter(|answer| is_filter(answer)).count())
 }
 
 /// Each priority is in the answer on its own, before its filters, which have handles.
@@ -148,9 +148,9 @@ fn is_filter(answer: &RouteNetlinkMessage) -> bool {
 }
 
 /// Sees to it that the interface has the discipline; whether it had none.
-fn make_clsact(requests: &mut Requests, ifindex: u32) -> io::Result<bool> {
+fn make_clsact(requests: &mut Route, ifindex: u32) -> io::Result<bool> {
     let made =
-        requests.send(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewQueueDiscipline(clsact(ifindex)));
+        requests.send(NLM_F_CREATE | NLM_F_EXCL, &RouteNetlinkMessage::NewQueueDiscipline(clsact(ifindex)));
     match made {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),

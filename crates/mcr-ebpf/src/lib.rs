@@ -25,7 +25,6 @@ mod grace;
 mod group;
 mod layout;
 mod loader;
-mod netlink;
 mod object;
 mod path;
 mod pool;

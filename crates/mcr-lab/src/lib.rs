@@ -39,7 +39,6 @@ mod link;
 mod namespace;
 mod net;
 mod offload;
-mod request;
 pub mod require;
 mod topology;
 mod tun;

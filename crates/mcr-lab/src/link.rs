@@ -190,7 +190,7 @@ impl Namespace {
             queue.attributes.push(TcAttribute::Options(options));
         }
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
-        self.requests().send(what, flags, RouteNetlinkMessage::NewQueueDiscipline(queue)).map(drop)
+        self.request(what, flags, &RouteNetlinkMessage::NewQueueDiscipline(queue)).map(drop)
     }
 
     /// Deletes a link; of a veth pair the other end goes too.
@@ -198,7 +198,7 @@ impl Namespace {
         let mut link = LinkMessage::default();
         link.header.index = self.link_index(ifname)?;
         let what = || format!("delete link {ifname}");
-        self.requests().send(what, 0, RouteNetlinkMessage::DelLink(link)).map(drop)
+        self.request(what, 0, &RouteNetlinkMessage::DelLink(link)).map(drop)
     }
 
     /// The index of a link.
@@ -215,7 +215,7 @@ impl Namespace {
     pub fn link(&self, ifname: &str) -> Result<LinkState, LabError> {
         let what = || format!("read link {ifname}");
         let request = RouteNetlinkMessage::GetLink(named(ifname));
-        let answers = self.requests().send(what, 0, request)?;
+        let answers = self.request(what, 0, &request)?;
         let found = answers.into_iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewLink(link) => Some(link_state(link)),
             _ => None,
@@ -239,7 +239,7 @@ impl Namespace {
 
     fn new_link(&self, what: impl FnOnce() -> String, link: LinkMessage) -> Result<(), LabError> {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.requests().send(what, flags, RouteNetlinkMessage::NewLink(link)).map(drop)
+        self.request(what, flags, &RouteNetlinkMessage::NewLink(link)).map(drop)
     }
 
     fn set_link(
@@ -251,7 +251,7 @@ impl Namespace {
         let mut link = LinkMessage::default();
         link.header.index = self.link_index(ifname)?;
         change(&mut link);
-        self.requests().send(what, 0, RouteNetlinkMessage::SetLink(link)).map(drop)
+        self.request(what, 0, &RouteNetlinkMessage::SetLink(link)).map(drop)
     }
 }
 

@@ -6,13 +6,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use mcr_netlink::Route;
+use netlink_packet_route::RouteNetlinkMessage;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::LabError;
-use crate::request::Requests;
 
 /// A network namespace, kept alive by a descriptor. A clone is the same namespace.
 ///
@@ -21,7 +22,7 @@ use crate::request::Requests;
 pub struct Namespace {
     fd: Arc<OwnedFd>,
     /// A netlink socket belongs to the namespace it was opened in, so requests need no thread of their own.
-    requests: Arc<Mutex<Requests>>,
+    requests: Arc<Mutex<Route>>,
 }
 
 impl Namespace {
@@ -40,7 +41,7 @@ impl Namespace {
     pub fn current() -> Result<Self, LabError> {
         let file =
             File::open("/proc/thread-self/ns/net").map_err(|e| failed("open /proc/thread-self/ns/net", e))?;
-        let requests = Requests::open().map_err(|e| failed("open a netlink socket", e))?;
+        let requests = Route::open().map_err(|e| failed("open a netlink socket", e))?;
         Ok(Self { fd: Arc::new(file.into()), requests: Arc::new(Mutex::new(requests)) })
     }
 
@@ -120,10 +121,20 @@ impl Namespace {
         Ok(())
     }
 
-    /// The namespace's netlink socket; a panic of another test thread in the middle of a request is no reason
-    /// to stop, answers are matched by sequence number.
-    pub(crate) fn requests(&self) -> MutexGuard<'_, Requests> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Sends a netlink request with `flags` beside REQUEST and ACK; gives what came before the acknowledgement. `what` completes the
+    /// sentence "cannot ...".
+    pub(crate) fn request(
+        &self,
+        what: impl FnOnce() -> String,
+        flags: u16,
+        message: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, LabError> {
+        // A panic of another test thread in the middle of a request is no reason to stop: answers are matched by sequence number.
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(flags, message).map_err(|source| match source.raw_os_error() {
+            Some(_) => LabError::Request { what: what(), source },
+            None => LabError::Answer { what: what(), reason: source.to_string() },
+        })
     }
 }
 

@@ -26,14 +26,14 @@ impl Namespace {
         let message = self.address_message(ifname, address, prefix)?;
         let what = || format!("add address {address}/{prefix} to {ifname}");
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.requests().send(what, flags, RouteNetlinkMessage::NewAddress(message)).map(drop)
+        self.request(what, flags, &RouteNetlinkMessage::NewAddress(message)).map(drop)
     }
 
     /// Removes an address.
     pub fn delete_address(&self, ifname: &str, address: IpAddr, prefix: u8) -> Result<(), LabError> {
         let message = self.address_message(ifname, address, prefix)?;
         let what = || format!("delete address {address}/{prefix} of {ifname}");
-        self.requests().send(what, 0, RouteNetlinkMessage::DelAddress(message)).map(drop)
+        self.request(what, 0, &RouteNetlinkMessage::DelAddress(message)).map(drop)
     }
 
     /// Adds a route to the main table. `dest` is (network, prefix length), `None` the default route, of the
@@ -47,7 +47,7 @@ impl Namespace {
         let message = self.route_message(dest, via, ifname)?;
         let what = || format!("add route to {} by {ifname}", route_name(dest));
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.requests().send(what, flags, RouteNetlinkMessage::NewRoute(message)).map(drop)
+        self.request(what, flags, &RouteNetlinkMessage::NewRoute(message)).map(drop)
     }
 
     /// Removes a route that [`Namespace::add_route`] added.
@@ -59,7 +59,7 @@ impl Namespace {
     ) -> Result<(), LabError> {
         let message = self.route_message(dest, via, ifname)?;
         let what = || format!("delete route to {} by {ifname}", route_name(dest));
-        self.requests().send(what, 0, RouteNetlinkMessage::DelRoute(message)).map(drop)
+        self.request(what, 0, &RouteNetlinkMessage::DelRoute(message)).map(drop)
     }
 
     /// Sends multicast of both families out by `ifname` where a program does not choose the interface.
@@ -73,7 +73,7 @@ impl Namespace {
         message.attributes.push(RouteAttribute::Priority(MULTICAST_METRIC));
         let what = || format!("add route to ff00::/8 by {ifname}");
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.requests().send(what, flags, RouteNetlinkMessage::NewRoute(message)).map(drop)
+        self.request(what, flags, &RouteNetlinkMessage::NewRoute(message)).map(drop)
     }
 
     /// Adds or replaces a permanent neighbour, so that nothing waits for ARP or neighbour discovery.
@@ -83,14 +83,14 @@ impl Namespace {
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         let what = || format!("add neighbour {address} to {ifname}");
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
-        self.requests().send(what, flags, RouteNetlinkMessage::NewNeighbour(message)).map(drop)
+        self.request(what, flags, &RouteNetlinkMessage::NewNeighbour(message)).map(drop)
     }
 
     /// Removes a neighbour.
     pub fn delete_neighbour(&self, ifname: &str, address: IpAddr) -> Result<(), LabError> {
         let message = self.neighbour_message(ifname, address)?;
         let what = || format!("delete neighbour {address} of {ifname}");
-        self.requests().send(what, 0, RouteNetlinkMessage::DelNeighbour(message)).map(drop)
+        self.request(what, 0, &RouteNetlinkMessage::DelNeighbour(message)).map(drop)
     }
 
     fn address_message(&self, ifname: &str, address: IpAddr, prefix: u8) -> Result<AddressMessage, LabError> {

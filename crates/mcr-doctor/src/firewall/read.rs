@@ -2,10 +2,12 @@
 
 use std::io;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use mcr_netlink::{
+    ALL, Asker, Protocol,
+    attribute::{attribute, attributes, put, text, zero_ended},
+};
 
 use super::{Chain, Element, Expression, Firewall, Hook, Place, Verdict};
-use crate::netlink::{ALL, Asker, attribute, attributes, be32, put, text, zero_ended};
 
 /// Rules that are read at most; with more the packet filter is not looked at.
 const RULES_MAX: usize = 20_000;
@@ -21,15 +23,15 @@ const HEADER_BYTES: usize = 4;
 
 /// Reads the packet filter of this network namespace; takes CAP_NET_ADMIN in it.
 pub(crate) fn read() -> io::Result<Firewall> {
-    let mut asker = Asker::open(NETLINK_NETFILTER)?;
+    let mut asker = Asker::open(Protocol::Netfilter)?;
     let mut firewall = Firewall::default();
-    asker.ask(GET_CHAIN, ALL, &[0; HEADER_BYTES], |message| {
+    asker.ask(GET_CHAIN, ALL, &[0; HEADER_BYTES], |_, message| {
         if let Some((place, chain)) = read_chain(message) {
             firewall.chains.insert(place, chain);
         }
     })?;
     let mut rules = 0;
-    asker.ask(GET_RULE, ALL, &[0; HEADER_BYTES], |message| {
+    asker.ask(GET_RULE, ALL, &[0; HEADER_BYTES], |_, message| {
         rules += 1;
         if let Some((place, rule)) = read_rule(message).filter(|_| rules <= RULES_MAX)
             && let Some(chain) = firewall.chains.get_mut(&place)
@@ -61,7 +63,7 @@ fn read_sets(asker: &mut Asker, firewall: &mut Firewall) -> io::Result<()> {
         put(&mut body, 1, &zero_ended(&place.1));
         put(&mut body, 2, &zero_ended(&place.2));
         let mut elements = Vec::new();
-        asker.ask(GET_ELEMENTS, ALL, &body, |message| {
+        asker.ask(GET_ELEMENTS, ALL, &body, |_, message| {
             let list = attribute(message.get(HEADER_BYTES..).unwrap_or_default(), 3).unwrap_or_default();
             let room = ELEMENTS_MAX.saturating_sub(count);
             elements.extend(attributes(list).map(|(_, element)| read_element(element)).take(room));
@@ -175,4 +177,9 @@ fn read_element(element: &[u8]) -> Element {
         catches_all: flags & 2 != 0,
         verdict: attribute(element, 2).and_then(|data| attribute(data, 2)).map(read_verdict),
     }
+}
+
+/// The packet filter speaks network byte order.
+fn be32(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().copied().map(u32::from_be_bytes)
 }

@@ -13,6 +13,7 @@
 //! - [`host_setting`]: a sysctl of the whole host, for the time of a test.
 //! - [`soak`]: everything at once, for as long as one likes.
 //! - [`law`]: every datagram in exactly one counter.
+//! - [`streams`], [`under_traffic`]: steady streams while a test disturbs the daemon.
 //! - [`traffic_lock`]: one test with traffic at a time, also over test programs.
 //!
 //! Everything here fails by panicking with what was expected and what the daemon logged: it is for tests only.
@@ -38,6 +39,7 @@ pub mod soak;
 pub mod source;
 pub mod streams;
 pub mod traffic_lock;
+pub mod under_traffic;
 pub mod wire;
 
 pub use bed::{Bed, Cell};

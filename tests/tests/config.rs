@@ -3,7 +3,6 @@
 
 use std::{
     fs::{self, Permissions},
-    num::NonZeroU64,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -13,10 +12,12 @@ use std::{
 
 use mcr_client::{Client, ClientError};
 use mcr_e2e::{
-    Bed, Cell, Daemon, DaemonOptions, PATIENCE, StopOnDrop, daemon::signal, eventually, in_every_cell,
-    in_packet_cells, law, source, traffic_lock,
+    Bed, Cell, Daemon, DaemonOptions, PATIENCE,
+    daemon::signal,
+    eventually, in_every_cell, in_packet_cells, law, source, traffic_lock,
+    under_traffic::{LISTEN, TO},
 };
-use mcr_gen::{Progress, Receiver, RecvOptions, RecvReport, SendOptions, SendReport, Sender, Stop};
+use mcr_gen::{RecvReport, SendReport};
 use mcr_lab::{Line, require};
 use mcr_proto::{
     config::{parse, to_toml},
@@ -24,9 +25,6 @@ use mcr_proto::{
     rpc::{ConfigLoad, Event, LogSet, Subscribe, rule_ref},
 };
 use nix::sys::signal::Signal;
-
-const TO: &str = "239.1.1.1:5000";
-const LISTEN: &str = "239.2.2.2:6000@dst0";
 
 /// A rule as a configuration file says it.
 fn rule(cell: Cell, name: &str, input: &str, outputs: &[&str]) -> String {
@@ -43,25 +41,8 @@ fn load(client: &mut Client, text: &str, replace: bool) -> (u32, u32, u32, u32) 
 }
 
 /// Sends 20,000 datagrams in two seconds and has `meanwhile` called until they are sent.
-fn under_traffic(bed: &mut Bed, mut meanwhile: impl FnMut(&mut Bed)) -> (SendReport, RecvReport) {
-    let receiver = RecvOptions::new(LISTEN.parse().unwrap());
-    let receiver = bed.line.sinks[0].enter(|| Receiver::open(&receiver)).unwrap();
-    let mut options = SendOptions::new(format!("{TO}@src0").parse().unwrap(), Stop::After { count: 20_000 });
-    options.rate_pps = NonZeroU64::new(10_000);
-    let sender = bed.line.source.enter(|| Sender::open(&options)).unwrap();
-    let (sending, receiving) = (Progress::new(), Progress::new());
-    thread::scope(|scope| {
-        let received = scope.spawn(|| receiver.run(&receiving).unwrap());
-        let sent = scope.spawn(|| source::on_one_core(|| sender.run(&sending).unwrap()));
-        let _stop = [StopOnDrop(&sending), StopOnDrop(&receiving)];
-        while !sent.is_finished() {
-            meanwhile(bed);
-        }
-        let sent = sent.join().unwrap();
-        bed.at_rest();
-        receiving.stop();
-        (sent, received.join().unwrap())
-    })
+fn under_traffic(bed: &mut Bed, meanwhile: impl FnMut(&mut Bed)) -> (SendReport, RecvReport) {
+    bed.under_traffic(20_000, 10_000, meanwhile)
 }
 
 fn assert_whole(sent: &SendReport, received: &RecvReport) {

@@ -1,24 +1,22 @@
 //! Rules whose outputs change while datagrams flow; and rules of one output to as many as there may be.
 #![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
 
-use std::{collections::BTreeMap, fs, num::NonZeroU64, thread};
+use std::{collections::BTreeMap, fs};
 
 use mcr_e2e::{
-    Bed, StopOnDrop, Wire, eventually,
+    Bed, Wire,
     host_setting::{BACKLOG, HostSetting},
     in_every_cell, law, source,
 };
-use mcr_gen::{Progress, Receiver, RecvOptions, RecvReport, SendOptions, SendReport, Sender, Stop};
 use mcr_proto::{
     rpc::ConfigLoad,
     rule::{Datapath, OUTPUTS_MAX},
 };
 
-const TO: &str = "239.1.1.1:5000";
 const INPUT: &str = "239.1.1.1:5000@in0";
 const OUTPUT: &str = "239.2.2.2:6000@out0";
-const LISTEN: &str = "239.2.2.2:6000@dst0";
 const RATE_PPS: u64 = 5_000;
+
 /// Gives the rule these outputs on this path, in place of what it had.
 fn load(bed: &mut Bed, datapath: &str, outputs: &[&str]) {
     let text = format!(
@@ -29,35 +27,6 @@ fn load(bed: &mut Bed, datapath: &str, outputs: &[&str]) {
     bed.wait_active("rule");
 }
 
-/// Sends `count` datagrams and calls `meanwhile` until they are sent. What of them has not come when all is at rest is lost.
-fn under_traffic(bed: &mut Bed, count: u64, mut meanwhile: impl FnMut(&mut Bed)) -> (SendReport, RecvReport) {
-    let receiver = RecvOptions::new(LISTEN.parse().unwrap());
-    let receiver = bed.line.sinks[0].enter(|| Receiver::open(&receiver)).unwrap();
-    let mut options = SendOptions::new(format!("{TO}@src0").parse().unwrap(), Stop::After { count });
-    options.rate_pps = NonZeroU64::new(RATE_PPS);
-    let sender = bed.line.source.enter(|| Sender::open(&options)).unwrap();
-    let (sending, receiving) = (Progress::new(), Progress::new());
-    thread::scope(|scope| {
-        let received = scope.spawn(|| receiver.run(&receiving).unwrap());
-        let sent = scope.spawn(|| source::on_one_core(|| sender.run(&sending).unwrap()));
-        let _stop = [StopOnDrop(&sending), StopOnDrop(&receiving)];
-        while !sent.is_finished() {
-            meanwhile(bed);
-        }
-        let sent = sent.join().unwrap();
-        bed.at_rest();
-        // What has left the relay is in the sink's buffer.
-        let mut before = u64::MAX;
-        eventually("the receiver has read what came", || {
-            thread::sleep(std::time::Duration::from_millis(50));
-            let now = receiving.datagrams();
-            std::mem::replace(&mut before, now) == now
-        });
-        receiving.stop();
-        (sent, received.join().unwrap())
-    })
-}
-
 in_every_cell! {
     fn outputs_change_under_traffic_and_the_one_that_stays_gets_every_datagram_once(cell) {
         let mut bed = Bed::new(cell, 2);
@@ -65,7 +34,7 @@ in_every_cell! {
         load(&mut bed, &path, &[OUTPUT]);
         let others: Vec<_> = (0..40).map(|port| format!("239.3.3.3:{}@out1,ttl=9", 7000 + port)).collect();
         let mut changes = 0;
-        let (sent, received) = under_traffic(&mut bed, 2 * RATE_PPS, |bed| {
+        let (sent, received) = bed.under_traffic(2 * RATE_PPS, RATE_PPS, |bed| {
             // The one that stays is first, last and in the middle.
             let count = [0, 1, 7, 40][changes % 4];
             let mut outputs: Vec<_> = others.iter().take(count).map(String::as_str).collect();

@@ -4,13 +4,12 @@
 use std::{
     io::ErrorKind,
     net::UdpSocket,
-    num::NonZeroU64,
     thread,
     time::{Duration, Instant},
 };
 
 use mcr_e2e::{Bed, Cell, Daemon, Sink, Source, StopOnDrop, in_every_cell, in_worker_cells, law, source};
-use mcr_gen::{Progress, Receiver, RecvOptions, SendOptions, Sender, Stop, payload};
+use mcr_gen::{Progress, payload};
 use mcr_lab::Chain;
 
 /// One rule, one sink: what goes to `to` must come out at `listen`, and nothing else anywhere.
@@ -148,29 +147,14 @@ in_every_cell! {
     fn an_untouched_rule_loses_nothing_while_others_come_and_go(cell) {
         let mut bed = Bed::with_workers(cell, 1, 2);
         bed.add("kept", "239.1.1.1:5000@in0", &["239.2.2.2:6000@out0"]);
-        let receiver = RecvOptions::new("239.2.2.2:6000@dst0".parse().unwrap());
-        let receiver = bed.line.sinks[0].enter(|| Receiver::open(&receiver)).unwrap();
-        let mut options = SendOptions::new("239.1.1.1:5000@src0".parse().unwrap(), Stop::After { count: 20_000 });
-        options.rate_pps = NonZeroU64::new(10_000);
-        let sender = bed.line.source.enter(|| Sender::open(&options)).unwrap();
-        let (sending, receiving) = (Progress::new(), Progress::new());
-        let (sent, received, changes) = thread::scope(|scope| {
-            let _stop = (StopOnDrop(&sending), StopOnDrop(&receiving));
-            let received = scope.spawn(|| receiver.run(&receiving).unwrap());
-            let sent = scope.spawn(|| source::on_one_core(|| sender.run(&sending).unwrap()));
-            let mut changes = 0;
-            while !sent.is_finished() {
-                // Of its own group, of its own output, of its own input: all that an implementation could share.
-                bed.add("group", "239.1.1.1:5999@in0", &["239.2.2.2:6999@out0"]);
-                bed.add("other", "239.1.1.2:5000@in0", &["10.2.0.2:7000"]);
-                bed.add("ssm", "10.1.0.77>239.1.1.1:5000@in0", &["239.2.2.2:6998@out0,ttl=9"]);
-                ["group", "ssm", "other"].iter().for_each(|name| bed.remove(name));
-                changes += 6;
-            }
-            let sent = sent.join().unwrap();
-            mcr_e2e::eventually("all of it came", || receiving.datagrams() == sent.sent);
-            receiving.stop();
-            (sent, received.join().unwrap(), changes)
+        let mut changes = 0;
+        let (sent, received) = bed.under_traffic(20_000, 10_000, |bed| {
+            // Of its own group, of its own output, of its own input: all that an implementation could share.
+            bed.add("group", "239.1.1.1:5999@in0", &["239.2.2.2:6999@out0"]);
+            bed.add("other", "239.1.1.2:5000@in0", &["10.2.0.2:7000"]);
+            bed.add("ssm", "10.1.0.77>239.1.1.1:5000@in0", &["239.2.2.2:6998@out0,ttl=9"]);
+            ["group", "ssm", "other"].iter().for_each(|name| bed.remove(name));
+            changes += 6;
         });
         assert!(changes >= 60, "{changes} changes were made while it was sent");
         assert_eq!((sent.sent, received.received, received.lost), (20_000, 20_000, 0));

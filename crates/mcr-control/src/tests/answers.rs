@@ -24,7 +24,10 @@ use mcr_proto::{
 };
 use serde_json::{Value, json};
 
-use super::stage::{PATIENCE, Stage, holding, input, receive, rule, send};
+use super::{
+    bare::Bare,
+    stage::{PATIENCE, Stage, holding, input, receive, rule, send},
+};
 use crate::{ControlError, limits::Limits, run};
 
 #[test]
@@ -354,24 +357,10 @@ fn a_request_that_does_not_get_its_turn_in_time_is_busy() {
 
 #[test]
 fn a_supervisor_that_asks_whether_control_lives_is_answered() {
-    let (ours, theirs) = Channel::pair().unwrap();
-    let control = std::thread::spawn(move || run(theirs.into()));
-    let directory = tempfile::tempdir().unwrap();
-    let listener = UnixListener::bind(directory.path().join("s")).unwrap();
-    let start = ToControl::Start {
-        segments: 0,
-        owner_uid: 0,
-        group_gid: None,
-        others_may_read: false,
-        http: None,
-        ids: None,
-    };
-    ours.send(&codec::encode(&start).unwrap(), &[(Tag(tag::LISTENER), listener.as_fd())]).unwrap();
-    assert_eq!(receive(&ours), Some(FromControl::Ready));
-    send(&ours, &ToControl::Ping);
-    assert_eq!(receive(&ours), Some(FromControl::Pong));
-    send(&ours, &ToControl::Stop);
-    control.join().unwrap().expect("a clean end");
+    let bare = Bare::new();
+    send(&bare.channel, &ToControl::Ping);
+    assert_eq!(receive(&bare.channel), Some(FromControl::Pong));
+    bare.stop();
 }
 
 #[test]

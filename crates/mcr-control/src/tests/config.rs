@@ -1,30 +1,27 @@
 //! Configurations, events and log lines, between clients and a supervisor that speaks the real protocol.
 
 use std::{
-    fs::File,
     io::{Read, Write},
-    os::{
-        fd::AsFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::unix::net::UnixStream,
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-use mcr_fdpass::{Channel, Tag};
 use mcr_proto::{
-    codec,
     message::{
         Event, EventKind, EventWhat, Facility, Fault, FaultKind, FromControl, LoadReport, LoadStep, LogLevel,
-        LogLevels, Reply, Request, Settings, ToControl, tag,
+        LogLevels, Reply, Request, Settings, ToControl,
     },
     plan::WorkerIndex,
     rule::RuleSpec,
 };
 use serde_json::{Value, json};
 
-use super::stage::{PATIENCE, Stage, Talk, holding, receive, rule, send};
-use crate::{limits::Limits, run};
+use super::{
+    bare::Bare,
+    stage::{PATIENCE, Stage, Talk, holding, receive, rule, send},
+};
+use crate::limits::Limits;
 
 const RULE: &str = "[[rule]]\nname = \"a\"\ninput = \"239.1.1.1:5000@eth0\"\noutputs = [\"10.0.0.1:1\"]\n";
 
@@ -244,57 +241,6 @@ fn a_subscriber_that_does_not_read_misses_events_is_told_how_many_and_delays_nob
     assert_eq!(got + missed, COUNT);
     assert!(missed > 0, "all of it was buffered");
     stage.stop();
-}
-
-/// Control without a supervisor of its own, so that the test sees what is said to it.
-struct Bare {
-    channel: Channel,
-    control: std::thread::JoinHandle<Result<(), crate::ControlError>>,
-    directory: tempfile::TempDir,
-}
-
-impl Bare {
-    fn new() -> Self {
-        let (ours, theirs) = Channel::pair().unwrap();
-        let control = std::thread::spawn(move || run(theirs.into()));
-        let directory = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(directory.path().join("s")).unwrap();
-        let start = ToControl::Start {
-            segments: 0,
-            owner_uid: 0,
-            group_gid: None,
-            others_may_read: false,
-            http: None,
-            ids: None,
-        };
-        ours.send(&codec::encode(&start).unwrap(), &[(Tag(tag::LISTENER), listener.as_fd())]).unwrap();
-        assert_eq!(receive(&ours), Some(FromControl::Ready));
-        Self { channel: ours, control, directory }
-    }
-
-    /// Hands over a configuration file.
-    fn reload(&self, text: &str) {
-        let path = self.directory.path().join("mcr.toml");
-        File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
-        let file = File::open(&path).unwrap();
-        let body = codec::encode(&ToControl::Reload { file: "mcr.toml".into() }).unwrap();
-        self.channel.send(&body, &[(Tag(tag::CONFIG), file.as_fd())]).unwrap();
-    }
-
-    fn log(&self) -> (LogLevel, String) {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if let Some(FromControl::Log { level, text }) = receive(&self.channel) {
-                return (level, text);
-            }
-        }
-        panic!("nothing was logged");
-    }
-
-    fn stop(self) {
-        send(&self.channel, &ToControl::Stop);
-        self.control.join().unwrap().unwrap();
-    }
 }
 
 #[test]

@@ -15,7 +15,6 @@
 mod answer;
 mod classes;
 mod client;
-mod clock;
 mod config;
 mod feed;
 mod http;

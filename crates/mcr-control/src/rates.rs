@@ -8,11 +8,11 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
-use mcr_metrics::Segment;
+use mcr_metrics::{Segment, clock::monotonic_ns};
 use mcr_proto::plan::{FlowSlot, InputSlot, OutputSlot, RuleSlot, WorkerIndex};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::{clock::monotonic_ns, limits::Limits};
+use crate::limits::Limits;
 
 /// Longer than it takes until the kernel data path's counts are brought again.
 const KERNEL_WAIT_MAX: Duration = Duration::from_secs(1);

@@ -1,14 +1,10 @@
 //! The answer to `stats.get`: who has which slot from the supervisor, numbers from shared memory.
 
-use std::{
-    cmp::Reverse,
-    collections::BTreeMap,
-    rc::Rc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{cmp::Reverse, collections::BTreeMap, rc::Rc};
 
 use mcr_metrics::{
-    FlowSum, INPUT_SLOTS, OUTPUT_SLOTS, RULE_SLOTS, Segment, sum_latency, sum_output, sum_rule,
+    FlowSum, INPUT_SLOTS, OUTPUT_SLOTS, RULE_SLOTS, Segment, clock::realtime_ns, sum_latency, sum_output,
+    sum_rule,
 };
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
@@ -50,8 +46,7 @@ pub(crate) async fn stats(
     let places: Vec<_> = places(&rules, &inputs).into_iter().chain(flow_places).collect();
     sampler.prepare(&places, rule.is_none()).await;
     let classes = classes::configured(supervisor).await?;
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time_ns = u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX);
+    let time_ns = realtime_ns();
     let inputs: Vec<_> = inputs.into_iter().map(|input| input_stats(&input, segments, sampler)).collect();
     Ok(Stats {
         time_ns,

@@ -10,6 +10,7 @@
 //!
 //! What is not here: who has which slot (the supervisor), rates and names (control).
 
+pub mod clock;
 mod flows;
 mod latency;
 mod layout;

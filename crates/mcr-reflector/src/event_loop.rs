@@ -3,12 +3,12 @@
 use std::{collections::VecDeque, io, os::fd::AsFd, time::Duration};
 
 use mcr_fdpass::{Channel, RecvError};
+use mcr_metrics::clock::{monotonic_ns, realtime_ns};
 use mcr_proto::codec;
 use mcr_reflect::{FromReflector, Now, Outcome, Reflector, ToReflector, WallTime};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
-    time::{ClockId, clock_gettime},
 };
 
 use crate::{
@@ -236,13 +236,7 @@ impl Reflecting {
     }
 }
 
-/// Both clocks. Neither call enters the kernel where it has a vDSO.
+/// Both clocks.
 fn now() -> Now {
-    let read = |clock| clock_gettime(clock).map_or(0, nanoseconds);
-    let wall = WallTime::from_unix_ns(read(ClockId::CLOCK_REALTIME));
-    Now { monotonic_ns: read(ClockId::CLOCK_MONOTONIC), wall }
-}
-
-fn nanoseconds(time: TimeSpec) -> u64 {
-    u64::try_from(time.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
+    Now { monotonic_ns: monotonic_ns(), wall: WallTime::from_unix_ns(realtime_ns()) }
 }

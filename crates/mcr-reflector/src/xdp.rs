@@ -7,15 +7,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use mcr_metrics::clock::{monotonic_ns, realtime_ns};
 use mcr_reflect::{Meta, WallTime};
 use mcr_xdp::{Frame, OpenError, Opened, Socket};
-use nix::{
-    sys::{
-        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
-        time::TimeSpec,
-    },
-    time::{ClockId, clock_gettime},
-};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::{
     ReflectorError,
@@ -88,9 +83,7 @@ impl BackEnd for Xdp {
             && let Some(Some(first)) = self.batch.first()
             && arrival_ns(&self.queues[self.current], first).is_some()
         {
-            let now_ns = |clock| clock_gettime(clock).map_or(0, nanoseconds);
-            let wall_ns = now_ns(ClockId::CLOCK_REALTIME);
-            self.wall_offset_ns = wall_ns.wrapping_sub(now_ns(ClockId::CLOCK_MONOTONIC));
+            self.wall_offset_ns = realtime_ns().wrapping_sub(monotonic_ns());
         }
         Ok(self.batch.len())
     }
@@ -197,8 +190,4 @@ fn arrival_ns(socket: &Socket, frame: &Frame) -> Option<u64> {
     let (ns, rest) = said.split_first_chunk()?;
     let (magic, zero) = rest.split_first_chunk()?;
     (u32::from_ne_bytes(*magic) == ARRIVAL_MAGIC && zero == [0; 4]).then(|| u64::from_ne_bytes(*ns))
-}
-
-fn nanoseconds(time: TimeSpec) -> u64 {
-    u64::try_from(time.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
 }

@@ -3,10 +3,7 @@
 //! Invariant: what waits is bounded. When control does not keep up the oldest go, and a `missed` event in their place says how
 //! many.
 
-use std::{
-    collections::VecDeque,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::VecDeque;
 
 use mcr_netmon::{Change, Link, Snapshot};
 use mcr_proto::{
@@ -15,7 +12,7 @@ use mcr_proto::{
     plan::WorkerIndex,
 };
 
-use crate::rules::Rule;
+use crate::{clock::realtime_ns, rules::Rule};
 
 /// Events that wait; a load of many rules makes at most some for each.
 const WAITING_MAX: usize = 16 * 1024;
@@ -41,7 +38,7 @@ impl Events {
             self.missed += 1;
         }
         let reason = event.reason.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect());
-        self.waiting.push_back(Event { seq: self.last_seq, time_ns: now_ns(), reason, ..event });
+        self.waiting.push_back(Event { seq: self.last_seq, time_ns: realtime_ns(), reason, ..event });
     }
 
     /// Notes that something became of a rule.
@@ -138,11 +135,6 @@ pub(crate) fn state_event(state: RuleState) -> EventWhat {
 
 fn carries(link: &Link) -> bool {
     link.up && link.running
-}
-
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -7,14 +7,16 @@
 
 use std::time::Duration;
 
-use mcr_metrics::Segment;
+use mcr_metrics::{
+    Segment,
+    clock::{monotonic_ns, realtime_ns},
+};
 use mcr_proto::{
     message::{FromWorker, LogLevel},
     plan::SocketId,
 };
 use mcr_relay::engine::Engine;
 use mcr_uring_io::{Event, Io, SocketKey};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     WorkerError,
@@ -132,7 +134,7 @@ impl Worker {
                 Err(_) if failed_waits < FAILED_WAITS_MAX => failed_waits += 1,
                 Err(error) => return Err(WorkerError::Wait(error)),
             }
-            let now_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+            let now_ns = monotonic_ns();
             let idle = events.is_empty();
             self.beat(now_ns);
             self.take(&mut events, now_ns)?;
@@ -163,7 +165,7 @@ impl Worker {
     /// Sorts what a wait brought.
     fn take(&mut self, events: &mut Vec<Event>, now_ns: u64) -> Result<(), WorkerError> {
         if !events.is_empty() {
-            self.realtime_ns = self::now_ns(ClockId::CLOCK_REALTIME);
+            self.realtime_ns = realtime_ns();
         }
         let counts = Counts { segment: &self.segment, arrived_ns: 0 };
         for event in events.drain(..) {
@@ -272,10 +274,4 @@ impl Worker {
         let done = idle && self.sends.in_flight() == 0 && self.incoming.is_empty();
         done || now_ns >= until_ns
     }
-}
-
-pub(crate) fn now_ns(clock: ClockId) -> u64 {
-    // Fails only for clocks the kernel does not have (clock_gettime(2)).
-    let time = clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
-    time.as_nanos() as u64
 }

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 
 use mcr_metrics::{
     Segment,
+    clock::realtime_ns,
     trace::{FrameKind, TRACED_DATAGRAMS, TRACES_MAX, TraceProgress, TracedCopy, TracedDatagram},
 };
 use mcr_proto::{
@@ -22,9 +23,8 @@ use mcr_proto::{
 use mcr_relay::engine::{Arrival, Counts, Engine, Run};
 use mcr_socket::packet::AuxData;
 use mcr_uring_io::Datagram;
-use nix::time::ClockId;
 
-use crate::{arrival::Origin, event_loop::now_ns, trace::frames::Packet};
+use crate::{arrival::Origin, trace::frames::Packet};
 
 /// Outputs of a rule, for which there is room without asking for memory.
 const OUTPUTS: usize = 1024;
@@ -225,7 +225,7 @@ impl Tracer {
                     output,
                     drop,
                     errno,
-                    time_ns: *time_ns.get_or_insert_with(|| now_ns(ClockId::CLOCK_REALTIME)),
+                    time_ns: *time_ns.get_or_insert_with(realtime_ns),
                 });
             }
         }

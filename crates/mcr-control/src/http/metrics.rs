@@ -8,6 +8,7 @@ mod reflectors;
 use hyper::StatusCode;
 use mcr_metrics::{
     LatencySum, OutputSum, RuleSum, Segment,
+    clock::monotonic_ns,
     prometheus::{CONTENT_TYPE, Exposition, Kind, Value},
     sum_latency, sum_output, sum_rule,
 };
@@ -22,7 +23,7 @@ use mcr_proto::{
 };
 
 use super::{Document, Web, shelf};
-use crate::{answer::VERSION, clock::monotonic_ns, stats, view};
+use crate::{answer::VERSION, stats, view};
 
 /// Outputs with series of their own, in the order of rules; about 1.5 kB each.
 const OUTPUTS_MAX: usize = 10_000;

@@ -8,9 +8,11 @@
 //! Invariants: the datagrams of a route leave in the order they came, because its runs are made and sent in that order; every
 //! datagram ends in exactly one call of [`Counts`] for its input, and every copy in one of [`Counts`] or one [`Send`].
 
+mod arrival;
 mod caps;
 mod flows;
 mod rate;
+mod route;
 mod run;
 mod table;
 
@@ -20,62 +22,19 @@ use hashbrown::HashMap;
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     endpoint::{Dscp, Rate, Ttl},
-    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RouteOutput, RuleSlot, SocketId, Span, Via},
+    plan::{FlowSlot, InputSlot, OutputSlot, PlanOp, Route, RuleSlot, SocketId, Span, Via},
 };
 
-pub use self::run::{Part, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run};
-use self::{caps::Caps, flows::Flows, rate::Bucket, table::Table};
-
-/// A datagram, or a superframe of several, as it came out of a receiving socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    /// The socket it came through.
-    pub socket: SocketId,
-    /// Where to count it.
-    pub input: InputSlot,
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// What it was sent to.
-    pub destination: SocketAddr,
-    /// TTL or hop limit it came with.
-    pub hop_limit: u8,
-    /// TOS or traffic class byte it came with.
-    pub traffic_class: u8,
-    /// Which frame of the batch holds it.
-    pub frame: u32,
-    /// Where in the frame the payload starts.
-    pub offset: u32,
-    /// Payload length, of all datagrams of a superframe together.
-    pub bytes: u32,
-    /// Payload length of each datagram of a superframe but the last, which may be shorter; 0 if it is one datagram.
-    pub segment: u16,
-    /// When the kernel received it, in nanoseconds since 1970, by the stamp that everybody sees who sees the frame; 0 if it has none.
-    pub stamp_ns: u64,
-}
-
-impl Arrival {
-    /// How many datagrams it is.
-    pub fn datagrams(&self) -> u32 {
-        if self.segment == 0 { 1 } else { self.bytes.div_ceil(u32::from(self.segment)).max(1) }
-    }
-
-    /// Payload bytes of one of them.
-    fn bytes_of(&self, datagram: u32) -> u32 {
-        match u32::from(self.segment) {
-            0 => self.bytes,
-            segment => self.bytes.saturating_sub(datagram * segment).min(segment),
-        }
-    }
-
-    /// The first few of its datagrams; none if that is none.
-    fn first(&self, datagrams: u32) -> Option<Self> {
-        let bytes = match u32::from(self.segment) {
-            0 => self.bytes,
-            segment => self.bytes.min(datagrams * segment),
-        };
-        (datagrams > 0).then_some(Self { bytes, ..*self })
-    }
-}
+pub use self::{
+    arrival::Arrival,
+    run::{Part, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Run},
+};
+use self::{
+    caps::Caps,
+    flows::Flows,
+    route::{RouteState, admit, append, flow_of},
+    table::Table,
+};
 
 /// Where the engine counts what does not leave.
 pub trait Counts {
@@ -127,32 +86,6 @@ pub struct OutputRef {
 /// There is no room for more runs: send those that are there first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunsFull;
-
-#[derive(Debug)]
-struct RouteState {
-    route: Route,
-    outputs: Vec<OutputState>,
-    /// Whether any output keeps the TTL, so that runs must not mix TTLs.
-    keeps_hop_limit: bool,
-    /// Whether all do, so that a used-up TTL ends at the input.
-    all_keep_hop_limit: bool,
-    /// The run that the next datagram may join.
-    open: Option<u32>,
-    /// Who sent the last datagram, and where it was counted: a row of them is looked up once.
-    last_flow: Option<(SocketAddr, FlowSlot)>,
-    /// While the rule changes its way: what is for this route.
-    spans: Vec<(SocketId, Span)>,
-    /// From when on these are not certain.
-    hold_ns: Option<u64>,
-}
-
-#[derive(Debug)]
-struct OutputState {
-    output: RouteOutput,
-    bucket: Option<Bucket>,
-    /// Datagrams larger than this are sent one by one: the kernel or device refused them in segments.
-    segment_max: u16,
-}
 
 /// All routes of a worker, and the runs of the batch at hand.
 #[derive(Debug)]
@@ -412,15 +345,15 @@ impl Engine {
         if (&old.inputs, old.address, old.port) != (&route.inputs, route.address, route.port) {
             return false;
         }
-        let last_flow = state.last_flow;
         let mut new = RouteState::new(route.clone());
+        new.last_flow = state.last_flow;
         for output in &mut new.outputs {
             if let Some(same) = state.outputs.iter_mut().find(|known| known.output == output.output) {
                 output.bucket = same.bucket.take();
                 output.segment_max = same.segment_max;
             }
         }
-        *state = RouteState { last_flow, ..new };
+        *state = new;
         true
     }
 
@@ -449,63 +382,6 @@ impl Engine {
     }
 }
 
-/// Where a flow that is not the last one is counted.
-fn flow_of(
-    state: &mut RouteState,
-    source: SocketAddr,
-    flows: &mut Flows,
-    counts: &mut impl Counts,
-) -> Option<FlowSlot> {
-    let place = flows.place_of(state.route.rule, source);
-    if let Some((flow, true)) = place {
-        counts.begin_flow(flow, state.route.rule, source);
-    }
-    let flow = place.map(|(flow, _)| flow);
-    // One that found no place looks for one with each datagram: a rule that goes may leave it room.
-    state.last_flow = flow.map(|flow| (source, flow));
-    flow
-}
-
-const ECN: u8 = 0b11;
-
-impl RouteState {
-    fn new(route: Route) -> Self {
-        let keeps = |output: &RouteOutput| output.ttl == Ttl::Keep;
-        Self {
-            keeps_hop_limit: route.outputs.iter().any(keeps),
-            all_keep_hop_limit: !route.outputs.is_empty() && route.outputs.iter().all(keeps),
-            outputs: route.outputs.iter().cloned().map(OutputState::new).collect(),
-            route,
-            open: None,
-            last_flow: None,
-            spans: Vec::new(),
-            hold_ns: None,
-        }
-    }
-
-    /// Whether it takes such a datagram; its destination was looked up.
-    fn wants(&self, arrival: &Arrival) -> bool {
-        self.is_of_source(arrival) && (self.spans.is_empty() || self.is_inside(arrival))
-    }
-
-    fn is_of_source(&self, arrival: &Arrival) -> bool {
-        self.route.source.is_none_or(|source| source == arrival.source.ip())
-    }
-
-    /// Whether it came when what comes by its socket was for this route.
-    #[cold]
-    fn is_inside(&self, arrival: &Arrival) -> bool {
-        let mut spans = self.spans.iter().filter(|(socket, _)| *socket == arrival.socket);
-        spans.all(|(_, span)| span.has(arrival.stamp_ns))
-    }
-}
-
-impl OutputState {
-    fn new(output: RouteOutput) -> Self {
-        Self { bucket: output.rate.map(Bucket::new), output, segment_max: u16::MAX }
-    }
-}
-
 /// The routes that want an arrival.
 fn wanting<'a>(
     routes: &'a [Option<RouteState>],
@@ -521,48 +397,6 @@ fn wanting<'a>(
 fn expires(routes: &[Option<RouteState>], matches: &[u32], arrival: &Arrival) -> bool {
     let mut wanting = wanting(routes, matches, arrival).peekable();
     wanting.peek().is_some() && wanting.all(|state| state.all_keep_hop_limit)
-}
-
-/// Appends an arrival to its route's open run, beginning new ones as they fill.
-fn append(state: &mut RouteState, index: u32, arrival: &Arrival, runs: &mut [Run], runs_used: &mut usize) {
-    let mut rest = Part { frame: arrival.frame, offset: arrival.offset, bytes: arrival.bytes };
-    let hop_limit = if state.keeps_hop_limit { arrival.hop_limit } else { 0 };
-    // ECN is not copied, and a path that marks some datagrams must not cut runs to pieces.
-    let traffic_class = arrival.traffic_class & !ECN;
-    loop {
-        let open = state.open.map(|open| &mut runs[open as usize]);
-        let left = match open {
-            Some(run) if run.hop_limit == hop_limit && run.traffic_class == traffic_class => {
-                run.push(rest, arrival.segment)
-            }
-            _ => Some(rest),
-        };
-        let Some(left) = left else { return };
-        rest = left;
-        let run = &mut runs[*runs_used];
-        run.begin(index, hop_limit, traffic_class);
-        state.open = Some(*runs_used as u32);
-        *runs_used += 1;
-    }
-}
-
-/// How many of a run's datagrams an output takes now, the rest being counted; none if it takes none.
-fn admit(state: &mut OutputState, run: &Run, now_ns: u64, counts: &mut impl Counts) -> Option<u32> {
-    let OutputState { output, bucket, .. } = state;
-    let all = run.datagrams();
-    if output.via == Via::Nowhere {
-        counts.output_drop(output.slot, OutputDrop::NoRoute, u64::from(all));
-        return None;
-    }
-    if output.ttl == Ttl::Keep && run.hop_limit <= 1 {
-        counts.output_drop(output.slot, OutputDrop::HopLimit, u64::from(all));
-        return None;
-    }
-    let admitted = bucket.as_mut().map_or(all, |bucket| bucket.take(run, now_ns));
-    if admitted < all {
-        counts.output_drop(output.slot, OutputDrop::Rate, u64::from(all - admitted));
-    }
-    (admitted > 0).then_some(admitted)
 }
 
 /// The same copies as one send for each datagram.

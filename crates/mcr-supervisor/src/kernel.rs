@@ -4,22 +4,25 @@
 //! What is not here: which rules may go there (`mcr_relay::compile`), memberships (`holds`), the program itself (`mcr_ebpf`).
 
 mod beside;
+mod counts;
 mod flows;
 mod hops;
 mod local;
+mod neighbours;
 mod pace;
+mod ports;
 pub(crate) mod swallowing;
 mod traces;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr, UdpSocket},
-    time::{Duration, Instant},
+    net::{IpAddr, SocketAddr},
+    time::Instant,
 };
 
-use mcr_ebpf::{Delta, KernelPath, LoadError, Rule, UpdateError, Way};
+use mcr_ebpf::{KernelPath, LoadError, Rule, UpdateError, Way};
 use mcr_metrics::Segment;
-use mcr_netmon::{Ask, Change, LinkKind, Resolver, Snapshot};
+use mcr_netmon::{Change, LinkKind, Snapshot};
 use mcr_proto::{
     counters::OutputDrop,
     endpoint::OutputSource,
@@ -27,22 +30,17 @@ use mcr_proto::{
     rule::RuleSpec,
 };
 use mcr_relay::compile::KernelLack;
-use mcr_socket::{
-    Family,
-    udp::{self, UdpOutput},
-};
 use tracing::{debug, info, warn};
 
-use self::{beside::Beside, hops::Hop, local::Listeners, pace::Pace, swallowing::Swallowing};
+use self::{
+    beside::Beside, counts::note_delta, hops::Hop, local::Listeners, neighbours::Neighbours, pace::Pace,
+    ports::Ports, swallowing::Swallowing,
+};
 use crate::{
     clock::{monotonic_ns, wall_offset_ns},
     holds::Holds,
     worker::Retired,
 };
-
-/// How often a neighbour that is known is asked to be confirmed: below the time after which the kernel doubts it
-/// (`base_reachable_time_ms`, 30 s).
-const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 
 /// Everything about the kernel data path.
 pub(crate) struct Kernel {
@@ -53,12 +51,8 @@ pub(crate) struct Kernel {
     rules: BTreeMap<RuleSlot, Carried>,
     /// Where an interface's input is counted.
     inputs: HashMap<u32, InputSlot>,
-    /// Next hops in use, and when each was last asked for.
-    hops: HashMap<(u32, IpAddr), Option<Instant>>,
-    /// Some may be in use no more.
-    hops_stale: bool,
-    resolver: Option<Resolver>,
-    ports: [Option<Port>; 2],
+    neighbours: Neighbours,
+    ports: Ports,
     listeners: Listeners,
     listeners_pace: Pace,
     beside: Beside,
@@ -89,12 +83,6 @@ struct Carried {
     told: Rule,
 }
 
-/// A source port of this host's that nobody else can have: copies of the kernel path leave by no socket of their own.
-struct Port {
-    number: u16,
-    _held: UdpSocket,
-}
-
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kernel").field("path", &self.path).finish_non_exhaustive()
@@ -110,10 +98,8 @@ impl Kernel {
             counters,
             rules: BTreeMap::new(),
             inputs: HashMap::new(),
-            hops: HashMap::new(),
-            hops_stale: false,
-            resolver: None,
-            ports: [None, None],
+            neighbours: Neighbours::default(),
+            ports: Ports::default(),
             listeners: Listeners::default(),
             listeners_pace: Pace::default(),
             beside: Beside::default(),
@@ -139,7 +125,7 @@ impl Kernel {
             let heard = self.listeners.read();
             self.swallowing.doubt_heard(&heard);
         }
-        self.port(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
+        self.ports.of(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
         let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
         path.attach(link.index).map_err(|error| {
             warn!(input = %spec.input, "{error}");
@@ -161,7 +147,7 @@ impl Kernel {
             return Err(KernelLack::Refused);
         };
         let ifindex = link.index;
-        let port = self.port(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
+        let port = self.ports.of(spec.input.address.is_ipv6()).ok_or(KernelLack::Refused)?;
         let (told, hops) = resolve(&self.listeners, port, spec, outputs, ifindex, network);
         let told = Rule { span, ..told };
         let before = self.predecessors.remove(&slot).unwrap_or(slot);
@@ -178,11 +164,11 @@ impl Kernel {
             self.swallowing.touch(gone.spec.input.socket_addr());
             self.flows.end(&self.counters, before);
         }
-        self.need(&hops);
+        self.neighbours.need(&hops);
         let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, span, told };
         self.rules.insert(slot, carried);
         self.tidy();
-        self.ask(network, Instant::now());
+        self.neighbours.ask(network, Instant::now());
         Ok(())
     }
 
@@ -306,7 +292,7 @@ impl Kernel {
         }
         self.stale |= changes.iter().any(|change| match change {
             Change::NeighbourChanged { new: known, .. } | Change::NeighbourRemoved(known) => {
-                self.hops.contains_key(&(known.index, known.address))
+                self.neighbours.has(known.index, known.address)
             }
             _ => true,
         });
@@ -325,7 +311,7 @@ impl Kernel {
         let slots: Vec<_> = self.rules.keys().copied().collect();
         for slot in slots {
             let ipv6 = self.rules.get(&slot).is_some_and(|rule| rule.spec.input.address.is_ipv6());
-            let Some(port) = self.port(ipv6) else { continue };
+            let Some(port) = self.ports.of(ipv6) else { continue };
             let (Some(path), Some(rule)) = (&mut self.path, self.rules.get_mut(&slot)) else { continue };
             let (told, hops) =
                 resolve(&self.listeners, port, &rule.spec, &rule.outputs, rule.ifindex, network);
@@ -336,7 +322,7 @@ impl Kernel {
             match path.set_rule(slot, told.clone()) {
                 Ok(()) => {
                     (rule.told, rule.hops) = (told, hops.clone());
-                    self.need(&hops);
+                    self.neighbours.need(&hops);
                 }
                 Err(error) => {
                     warn!(input = %rule.spec.input, "{error}");
@@ -345,19 +331,20 @@ impl Kernel {
             }
         }
         self.tidy();
-        self.ask(network, Instant::now());
+        self.neighbours.ask(network, Instant::now());
     }
 
     /// What is to be done from time to time. Gives counters' places that are free now.
     pub(crate) fn tick(&mut self, network: &Snapshot) -> Vec<Retired> {
         self.count();
-        self.forget_hops();
+        let rules = &self.rules;
+        self.neighbours.forget_all_but(|| rules.values().flat_map(|rule| &rule.hops).copied().collect());
         if !self.rules.is_empty() || self.swallowing.is_used() {
             self.look(Instant::now());
         }
         if !self.rules.is_empty() {
             self.refresh(network);
-            self.ask(network, Instant::now());
+            self.neighbours.ask(network, Instant::now());
         }
         if self.path.as_ref().is_some_and(|path| !path.is_settled()) {
             return Vec::new();
@@ -365,7 +352,8 @@ impl Kernel {
         if self.rules.is_empty() {
             // An idle daemon holds nothing.
             self.leave_traces();
-            (self.path, self.resolver) = (None, None);
+            self.path = None;
+            self.neighbours.close();
         }
         std::mem::take(&mut self.retired)
     }
@@ -416,46 +404,8 @@ impl Kernel {
             self.tell_traces();
             debug!(ms = loading.elapsed().as_millis() as u64, "program loaded");
         }
-        if self.resolver.is_none() {
-            // Without it neighbours become known by other traffic only.
-            self.resolver =
-                Resolver::open().inspect_err(|error| warn!("cannot ask for neighbours: {error}")).ok();
-        }
+        self.neighbours.open();
         Ok(())
-    }
-
-    fn port(&mut self, ipv6: bool) -> Option<u16> {
-        let port = &mut self.ports[usize::from(ipv6)];
-        if port.is_none() {
-            *port = reserve(ipv6).inspect_err(|error| warn!("cannot reserve a source port: {error}")).ok();
-        }
-        port.as_ref().map(|port| port.number)
-    }
-
-    /// Asks for the next hops that are not known, or were not confirmed for a while.
-    fn ask(&mut self, network: &Snapshot, now: Instant) {
-        let Self { hops, resolver: Some(resolver), .. } = self else { return };
-        for (&(ifindex, address), asked) in hops {
-            let due = match hops::standing(network, ifindex, address) {
-                hops::Standing::Fixed => continue,
-                hops::Standing::Known => asked.is_none_or(|at| now.duration_since(at) >= CONFIRM_EVERY),
-                hops::Standing::Unknown => {
-                    asked.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1))
-                }
-            };
-            if due {
-                *asked = Some(now);
-                if let Err(error) = resolver.ask(ifindex, address, Ask::Keep) {
-                    debug!(%address, "cannot ask for a neighbour: {error}");
-                }
-            }
-        }
-    }
-
-    fn need(&mut self, hops: &BTreeSet<(u32, IpAddr)>) {
-        for hop in hops {
-            self.hops.entry(*hop).or_insert(None);
-        }
     }
 
     /// Lets go of interfaces that no rule needs.
@@ -466,25 +416,9 @@ impl Kernel {
             attached.into_iter().filter(unused).for_each(|ifindex| path.detach(ifindex));
         }
         if self.rules.is_empty() {
-            self.ports = [None, None];
+            self.ports.release();
         }
-        self.hops_stale = true;
-    }
-
-    /// Lets go of next hops that no rule needs. It looks at all rules, so not for each that goes.
-    fn forget_hops(&mut self) {
-        if !std::mem::take(&mut self.hops_stale) {
-            return;
-        }
-        let needed: BTreeSet<_> = self.rules.values().flat_map(|rule| &rule.hops).copied().collect();
-        let gone: Vec<_> = self.hops.keys().filter(|hop| !needed.contains(hop)).copied().collect();
-        for hop in gone {
-            self.hops.remove(&hop);
-            if let Some(resolver) = &mut self.resolver {
-                // The kernel keeps it no more for us. An interface that is gone has taken it along.
-                let _ = resolver.ask(hop.0, hop.1, Ask::Use);
-            }
-        }
+        self.neighbours.doubt();
     }
 }
 
@@ -525,72 +459,4 @@ fn lack_of_room(error: &UpdateError) -> KernelLack {
         UpdateError::Full { .. } => KernelLack::Full,
         _ => KernelLack::Refused,
     }
-}
-
-fn note_delta(
-    counters: &Segment,
-    inputs: &HashMap<u32, InputSlot>,
-    flows: &mut flows::Rows,
-    offset_ns: u64,
-    delta: Delta,
-) {
-    match delta {
-        Delta::Flow { slot, source, datagrams, bytes, first_seen_ns, last_seen_ns } => {
-            let [first_ns, last_ns] = [first_seen_ns, last_seen_ns].map(|time_ns| time_ns + offset_ns);
-            flows.count(counters, slot, source, [datagrams, bytes], [first_ns, last_ns]);
-        }
-        Delta::Input { ifindex, frames, datagrams, bytes, matched, drops } => {
-            let Some(slot) = inputs.get(&ifindex) else { return };
-            let input = counters.input(*slot);
-            input.frames.add(frames);
-            input.datagrams.add(datagrams);
-            input.bytes.add(bytes);
-            input.matched.add(matched);
-            drops.iter().for_each(|(reason, count)| input.drops[*reason as usize].add(*count));
-        }
-        Delta::Rule { slot, datagrams, bytes, first_seen_ns, last_seen_ns, flows, flow_overflow, times } => {
-            let rule = counters.rule(slot);
-            rule.told(datagrams, bytes, first_seen_ns + offset_ns, last_seen_ns + offset_ns);
-            rule.told_times(times.gap_max_ns, times.jitter_ns);
-            rule.flows.add(flows);
-            if flow_overflow > 0 {
-                counters.flow_overflowed(slot, flow_overflow);
-            }
-        }
-        Delta::Output { slot, copies, bytes, drops, errno } => {
-            let output = counters.output(slot);
-            output.copies.add(copies);
-            output.bytes.add(bytes);
-            drops.iter().for_each(|(reason, count)| output.drops[*reason as usize].add(*count));
-            let errors =
-                drops.iter().find(|(reason, _)| *reason == OutputDrop::SendError).map_or(0, |drop| drop.1);
-            let (errno, known) = errno.unwrap_or((0, 0));
-            if known > 0 {
-                output.send_errors.add(errno, known.min(errors));
-            }
-            if errors > known {
-                output.send_errors.add(0, errors - known);
-            }
-        }
-    }
-}
-
-/// Takes a port that is free, for as long as this lives; what is sent to it is dropped.
-fn reserve(ipv6: bool) -> Result<Port, String> {
-    let (family, any) =
-        if ipv6 { (Family::V6, IpAddr::from([0_u16; 8])) } else { (Family::V4, IpAddr::from([0_u8; 4])) };
-    let options = UdpOutput {
-        family,
-        ifindex: None,
-        source: Some(SocketAddr::new(any, 0)),
-        hop_limit: 64,
-        multicast_loop: false,
-        send_buffer_bytes: 0,
-        report_full_queue: false,
-        dscp: None,
-        priority: 0,
-    };
-    let held = UdpSocket::from(udp::open_output(&options).map_err(|error| error.to_string())?);
-    let number = held.local_addr().map_err(|error| error.to_string())?.port();
-    Ok(Port { number, _held: held })
 }

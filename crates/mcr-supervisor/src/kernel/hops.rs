@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use mcr_ebpf::Way;
-use mcr_netmon::{Link, LinkKind, NeighbourState, RouteHit, RouteKind, Snapshot};
+use mcr_netmon::{Link, LinkKind, RouteHit, RouteKind, Snapshot};
 use mcr_parse::multicast_mac;
 use mcr_proto::{counters::OutputDrop, endpoint::Output};
 
@@ -64,25 +64,6 @@ fn mac_of(destination: IpAddr, kind: RouteKind) -> Option<[u8; 6]> {
         IpAddr::V4(Ipv4Addr::BROADCAST) => Some([0xff; 6]),
         IpAddr::V4(_) if kind == RouteKind::Broadcast => Some([0xff; 6]),
         _ => multicast_mac(destination),
-    }
-}
-
-/// What is to be done about a neighbour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It is set, or needs none: nothing.
-    Fixed,
-    /// To be confirmed from time to time.
-    Known,
-    /// To be found.
-    Unknown,
-}
-
-pub(super) fn standing(network: &Snapshot, ifindex: u32, address: IpAddr) -> Standing {
-    match network.neighbour(ifindex, address).map(|known| known.state) {
-        Some(NeighbourState::Permanent | NeighbourState::NoArp) => Standing::Fixed,
-        Some(state) if state.is_valid() => Standing::Known,
-        _ => Standing::Unknown,
     }
 }
 

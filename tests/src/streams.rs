@@ -1,5 +1,6 @@
 //! Many steady streams at once, for tests that disturb the daemon meanwhile: stream N goes to 239.1.1.N:5000 and is expected
-//! at 239.2.2.N:6000. Each datagram is numbered, so what is missing, doubled or out of order is known to the datagram.
+//! at 239.2.2.N:6000, or to and at what its [`Kind`] says. Each datagram is numbered, so what is missing, doubled or out of order is known
+//! to the datagram.
 
 use std::{
     collections::HashSet,
@@ -15,11 +16,72 @@ use std::{
 
 use mcr_gen::payload::{self, Header};
 use mcr_lab::Namespace;
+use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
 
 use crate::{Bed, Sink, law};
 
 /// Small enough that a slow machine keeps up, large enough to be checked.
 const PAYLOAD_BYTES: usize = 200;
+
+/// Datagrams of a superframe.
+const SEGMENTS: u32 = 8;
+
+/// What streams are sent to, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4 groups.
+    Groups,
+    /// IPv6 groups.
+    Groups6,
+    /// Ports of the relay's IPv4 address.
+    Hosts,
+    /// Ports of the relay's IPv6 address.
+    Hosts6,
+    /// IPv4 groups, in superframes.
+    Superframes,
+}
+
+impl Kind {
+    /// Where a stream is sent to.
+    pub fn destination(self, stream: usize) -> String {
+        match self {
+            Self::Groups | Self::Superframes => format!("239.1.1.{stream}:5000"),
+            Self::Groups6 => format!("[ff15::1:{stream:x}]:5000"),
+            Self::Hosts => format!("10.1.0.2:{}", 5000 + stream),
+            Self::Hosts6 => format!("[fd00:1::2]:{}", 5000 + stream),
+        }
+    }
+
+    /// The input of a stream's rule.
+    pub fn input(self, stream: usize) -> String {
+        format!("{}@in0", self.destination(stream))
+    }
+
+    /// Where a stream is sent to by its rule, and listened for.
+    pub fn group(self, stream: usize) -> String {
+        match self {
+            Self::Groups | Self::Superframes | Self::Hosts => format!("239.2.2.{stream}:6000"),
+            Self::Groups6 | Self::Hosts6 => format!("[ff15::2:{stream:x}]:6000"),
+        }
+    }
+
+    /// The output of a stream's rule.
+    pub fn output(self, stream: usize) -> String {
+        format!("{}@out0", self.group(stream))
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Groups | Self::Superframes | Self::Hosts => "10.1.0.1:0",
+            Self::Groups6 | Self::Hosts6 => "[fd00:1::1]:0",
+        }
+    }
+
+    /// Datagrams of one send.
+    fn segments(self) -> u32 {
+        if self == Self::Superframes { SEGMENTS } else { 1 }
+    }
+}
 
 /// What came of one stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,12 +119,18 @@ impl Streams {
     /// # Panics
     /// If something of it cannot be made.
     pub fn start(bed: &mut Bed, count: usize, rate: u32) -> Self {
+        Self::start_of(Kind::Groups, bed, count, rate)
+    }
+
+    /// As [`Streams::start`], with streams of a kind.
+    ///
+    /// # Panics
+    /// If something of it cannot be made.
+    pub fn start_of(kind: Kind, bed: &mut Bed, count: usize, rate: u32) -> Self {
         for stream in 0..count {
-            let (input, output) =
-                (format!("239.1.1.{stream}:5000@in0"), format!("239.2.2.{stream}:6000@out0"));
-            bed.add(&format!("stream-{stream}"), &input, &[&output]);
+            bed.add(&format!("stream-{stream}"), &kind.input(stream), &[&kind.output(stream)]);
         }
-        let sinks = (0..count).map(|stream| bed.sink(0, &format!("239.2.2.{stream}:6000@dst0")));
+        let sinks = (0..count).map(|stream| bed.sink(0, &format!("{}@dst0", kind.group(stream))));
         let sockets: Vec<_> = sinks.map(Sink::into_socket).collect();
         let shared = Arc::new(Shared::default());
         let receiver = thread::spawn({
@@ -71,7 +139,7 @@ impl Streams {
         });
         let sender = thread::spawn({
             let (shared, source) = (Arc::clone(&shared), bed.line.source.clone());
-            move || crate::source::on_one_core(|| send(&source, count, rate, &shared))
+            move || crate::source::on_one_core(|| send(kind, &source, count, rate, &shared))
         });
         Self { shared, sender, receiver }
     }
@@ -96,26 +164,43 @@ impl Streams {
     }
 }
 
-/// Sends one datagram of each stream at a time.
-fn send(source: &Namespace, count: usize, rate: u32, shared: &Shared) {
-    let socket = source.enter(|| UdpSocket::bind("10.1.0.1:0")).expect("the source has this address");
-    socket.set_multicast_ttl_v4(16).expect("it is a valid TTL");
-    let mut bytes = vec![0; PAYLOAD_BYTES];
+/// Sends one datagram, or superframe, of each stream at a time.
+fn send(kind: Kind, source: &Namespace, count: usize, rate: u32, shared: &Shared) {
+    let sockets: Vec<_> = (0..count).map(|stream| source.enter(|| connect(kind, stream))).collect();
+    let mut bytes = vec![0; PAYLOAD_BYTES * kind.segments() as usize];
     let started = Instant::now();
-    for sequence in 0.. {
-        let due = started + Duration::from_secs(1) * sequence / rate;
+    for first in (0..).step_by(kind.segments() as usize) {
+        let due = started + Duration::from_secs(1) * first / rate;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         if shared.stop_sending.load(Relaxed) {
             return;
         }
-        let sequence = u64::from(sequence);
-        for stream in 0..count {
-            payload::write(&mut bytes, &Header { run: 1, flow: stream as u32, sequence, sent_ns: 0 });
-            let sent = socket.send_to(&bytes, format!("239.1.1.{stream}:5000"));
-            assert_eq!(sent.expect("the source can send"), PAYLOAD_BYTES);
+        for (stream, socket) in sockets.iter().enumerate() {
+            for (sequence, payload) in (u64::from(first)..).zip(bytes.chunks_mut(PAYLOAD_BYTES)) {
+                payload::write(payload, &Header { run: 1, flow: stream as u32, sequence, sent_ns: 0 });
+            }
+            assert_eq!(socket.send(&bytes).expect("the source can send"), bytes.len());
         }
-        shared.sent.store(sequence + 1, Relaxed);
+        shared.sent.store(u64::from(first + kind.segments()), Relaxed);
     }
+}
+
+/// A socket for one stream. It is connected, so that a send fails if the relay has answered one before (ICMP port unreachable).
+fn connect(kind: Kind, stream: usize) -> UdpSocket {
+    let socket = UdpSocket::bind(kind.source()).expect("the source has this address");
+    socket.connect(kind.destination(stream)).expect("there is a route");
+    match kind.source().starts_with('[') {
+        true => set(&socket, sockopt::Ipv6MulticastHops, &16),
+        false => set(&socket, sockopt::IpMulticastTtl, &16),
+    }
+    if kind.segments() > 1 {
+        set(&socket, sockopt::UdpGsoSegment, &(PAYLOAD_BYTES as i32));
+    }
+    socket
+}
+
+fn set<O: SetSockOpt>(socket: &UdpSocket, option: O, value: &O::Val) {
+    setsockopt(socket, option, value).unwrap_or_else(|errno| panic!("cannot set an option: {errno}"));
 }
 
 /// Takes what comes until told that nothing more will.

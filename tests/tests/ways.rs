@@ -5,14 +5,18 @@
 use std::thread;
 
 use mcr_e2e::{
-    Bed, Cell,
+    Bed, Cell, Sink,
     daemon::signal,
     eventually, in_packet_cells, in_udp_cells, law,
-    streams::{Arrived, Streams},
+    streams::{Arrived, Kind, Streams},
     traffic_lock,
 };
 use mcr_lab::require;
-use mcr_proto::{message::WorkerState, rpc::ConfigLoad};
+use mcr_proto::{
+    message::{RuleState, WorkerState},
+    rpc::ConfigLoad,
+    rule::Datapath,
+};
 use nix::sys::signal::Signal;
 
 const STREAMS: usize = 2;
@@ -21,23 +25,42 @@ const RATE: u32 = 2_000;
 /// Changes of the way while streams flow.
 const MOVES: usize = 12;
 
-/// Loads streams on a data path, with these classes; nothing else is there then.
-fn load(client: &mut mcr_client::Client, datapath: &str, classes: &str) {
+/// Loads the rules of streams of a kind, each on this data path and with this line more, and these classes; nothing else is there then.
+fn load_of(kind: Kind, client: &mut mcr_client::Client, datapath: &str, classes: &str, line: &str) {
     let rules = (0..STREAMS).map(|stream| {
+        let (input, output) = (kind.input(stream), kind.output(stream));
         format!(
-            "[[rule]]\nname = \"stream-{stream}\"\ninput = \"239.1.1.{stream}:5000@in0\"\n\
-             outputs = [\"239.2.2.{stream}:6000@out0\"]\ndatapath = \"{datapath}\"\n"
+            "[[rule]]\nname = \"stream-{stream}\"\ninput = \"{input}\"\noutputs = [\"{output}\"]\n\
+             datapath = \"{datapath}\"\n{line}\n"
         )
     });
-    let text = format!("{classes}{}", rules.collect::<String>());
+    load_text(client, format!("{classes}{}", rules.collect::<String>()));
+}
+
+fn load_text(client: &mut mcr_client::Client, text: String) {
     let load = ConfigLoad { text, file: None, replace: true };
     client.config_load(&load).unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Loads streams to groups on a data path, with these classes.
+fn load(client: &mut mcr_client::Client, datapath: &str, classes: &str) {
+    load_of(Kind::Groups, client, datapath, classes, "");
+}
+
 /// Has streams flow while `step` is called with 0, 1, 2 and so on.
-fn exactly_once(cell: Cell, steps: usize, mut step: impl FnMut(&mut Bed, usize)) -> Vec<Arrived> {
+fn exactly_once(cell: Cell, steps: usize, step: impl FnMut(&mut Bed, usize)) -> Vec<Arrived> {
+    exactly_once_of(Kind::Groups, cell, steps, step)
+}
+
+/// As [`exactly_once`], with streams of a kind.
+fn exactly_once_of(
+    kind: Kind,
+    cell: Cell,
+    steps: usize,
+    mut step: impl FnMut(&mut Bed, usize),
+) -> Vec<Arrived> {
     let mut bed = Bed::new(cell, 1);
-    let streams = Streams::start(&mut bed, STREAMS, RATE);
+    let streams = Streams::start_of(kind, &mut bed, STREAMS, RATE);
     eventually("traffic flows", || streams.received() > 100);
     for number in 0..steps {
         step(&mut bed, number);
@@ -53,6 +76,14 @@ fn exactly_once(cell: Cell, steps: usize, mut step: impl FnMut(&mut Bed, usize))
     let (input, all) = (law::input(&stats, "in0"), sent * STREAMS as u64);
     assert_eq!((input.datagrams, input.matched, input.drops.len()), (all, all, 0), "{input:?}");
     arrived
+}
+
+/// Has streams of a kind flow while their rules go all six ways from path to path.
+fn all_directions(kind: Kind) {
+    let paths = ["packet", "kernel", "udp", "packet", "udp", "kernel"];
+    exactly_once_of(kind, Cell::KERNEL, paths.len(), |bed, number| {
+        load_of(kind, &mut bed.client, paths[number], "", "");
+    });
 }
 
 /// Has streams flow while their rules go from one data path to the other and back.
@@ -183,25 +214,105 @@ in_packet_cells! {
     }
 }
 
+const ONE: &str = "[[class]]\nname = \"one\"\npriority = 2\n";
+
 in_udp_cells! {
     fn the_class_of_rules_changes_and_each_datagram_is_relayed_once_and_in_its_turn(cell) {
         assert_order(&exactly_once(cell, MOVES, |bed, number| {
-            let class = ["", "class = \"one\"\n"][(number + 1) % 2];
-            let classes = "[[class]]\nname = \"one\"\npriority = 2\n";
-            load_of_class(&mut bed.client, classes, class);
+            let class = ["", "class = \"one\""][(number + 1) % 2];
+            load_of(Kind::Groups, &mut bed.client, "udp", ONE, class);
         }));
+    }
+
+    // The kernel gives what is sent to an address of the host to one socket only.
+    fn the_class_of_rules_at_an_address_of_the_host_changes_and_each_datagram_is_relayed_once(cell) {
+        for kind in [Kind::Hosts, Kind::Hosts6] {
+            exactly_once_of(kind, cell, MOVES / 2, |bed, number| {
+                let class = ["", "class = \"one\""][(number + 1) % 2];
+                load_of(kind, &mut bed.client, "udp", ONE, class);
+            });
+        }
+    }
+
+    fn a_class_of_rules_at_one_address_is_defined_anew_and_each_datagram_is_relayed_once(cell) {
+        exactly_once_of(Kind::Hosts, cell, MOVES / 2, |bed, number| {
+            let class = format!("[[class]]\nname = \"one\"\npriority = {}\n", number % 2 + 1);
+            let mut text = class;
+            // Two rules for each address, of which one socket takes what both get.
+            for (name, group) in [("stream", "239.2.2"), ("other", "239.3.3")] {
+                for stream in 0..STREAMS {
+                    let input = Kind::Hosts.input(stream);
+                    text += &format!(
+                        "[[rule]]\nname = \"{name}-{stream}\"\ninput = \"{input}\"\n\
+                         outputs = [\"{group}.{stream}:6000@out0\"]\ndatapath = \"udp\"\nclass = \"one\"\n"
+                    );
+                }
+            }
+            load_text(&mut bed.client, text);
+            let rules = bed.client.rules(None).unwrap();
+            assert!(rules.iter().all(|rule| rule.state == RuleState::Active), "{rules:?}");
+        });
     }
 }
 
-/// As [`load`], on the `udp` path, each rule with this line.
-fn load_of_class(client: &mut mcr_client::Client, classes: &str, line: &str) {
-    let rules = (0..STREAMS).map(|stream| {
-        format!(
-            "[[rule]]\nname = \"stream-{stream}\"\ninput = \"239.1.1.{stream}:5000@in0\"\n\
-             outputs = [\"239.2.2.{stream}:6000@out0\"]\ndatapath = \"udp\"\n{line}"
-        )
+#[test]
+fn rules_at_addresses_of_the_host_go_all_ways_and_each_datagram_is_relayed_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    all_directions(Kind::Hosts);
+    all_directions(Kind::Hosts6);
+}
+
+#[test]
+fn rules_of_ipv6_go_all_ways_and_each_datagram_is_relayed_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    all_directions(Kind::Groups6);
+}
+
+#[test]
+fn rules_of_superframes_go_all_ways_and_each_datagram_of_them_is_relayed_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    all_directions(Kind::Superframes);
+}
+
+/// Waits until `auto` has taken a path for all rules.
+fn wait_for(bed: &mut Bed, datapath: Datapath) {
+    eventually(&format!("rules go by {datapath}"), || {
+        let rules = bed.client.rules(None).unwrap();
+        rules.iter().all(|rule| (rule.state, rule.datapath) == (RuleState::Active, Some(datapath)))
     });
-    let load =
-        ConfigLoad { text: format!("{classes}{}", rules.collect::<String>()), file: None, replace: true };
-    client.config_load(&load).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn auto_takes_another_path_when_an_output_becomes_too_small_and_each_datagram_is_relayed_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    let mut listener = None;
+    exactly_once(Cell::KERNEL, MOVES, |bed, number| match number {
+        0 => load(&mut bed.client, "auto", ""),
+        // The MTU is smaller than the input's, so that the kernel path would drop what others send as fragments.
+        _ => {
+            let (mtu, datapath) = [(1500, Datapath::Kernel), (1400, Datapath::Packet)][number % 2];
+            bed.line.relay.set_mtu("out0", mtu).unwrap();
+            wait_for(bed, datapath);
+            // Somebody on this host who wants the datagrams, too, comes and goes meanwhile.
+            listener = match listener.take() {
+                None => Some(Sink::open(&bed.line.relay, "239.1.1.0:5000@in0")),
+                Some(_) => None,
+            };
+        }
+    });
+}
+
+#[test]
+fn auto_takes_another_path_when_classes_by_dscp_come_and_go_and_each_datagram_is_relayed_once() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    exactly_once(Cell::KERNEL, MOVES, |bed, number| {
+        let (classes, datapath) = [("", Datapath::Kernel), (CLASSES[1], Datapath::Packet)][number % 2];
+        load(&mut bed.client, "auto", classes);
+        wait_for(bed, datapath);
+    });
 }

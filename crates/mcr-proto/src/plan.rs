@@ -155,6 +155,8 @@ pub struct Span {
 impl Span {
     /// Everything.
     pub const ALWAYS: Self = Self { from_ns: 0, until_ns: u64::MAX };
+    /// Everything, too, as far as clocks go; but as a limit, so that whoever has it keeps the order of stamps.
+    pub const IN_ORDER: Self = Self { from_ns: 0, until_ns: u64::MAX - 1 };
     /// Nothing.
     pub const NEVER: Self = Self { from_ns: u64::MAX, until_ns: u64::MAX };
 

@@ -142,6 +142,18 @@ impl ReceiverKey {
         }
     }
 
+    /// Whether the kernel gives what one of both would get to only one of them: UDP sockets at one address of this host. That is the one
+    /// that was bound last.
+    pub fn rivals(&self, other: &Self) -> bool {
+        match (*self, *other) {
+            (Self::Udp { ifindex, bound, .. }, Self::Udp { ifindex: index, bound: address, .. }) => {
+                let is_host = !bound.ip().is_multicast() && !bound.ip().is_unspecified();
+                self != other && is_host && (ifindex, bound) == (index, address)
+            }
+            _ => false,
+        }
+    }
+
     /// Which datagrams come through, and how they are treated.
     pub fn lane(&self) -> Lane {
         match self {

@@ -121,7 +121,8 @@ impl State {
             notes: notes(&self.settings, &after),
         };
         // Classes before the rules that have them.
-        let changing: Vec<_> = steps.changes.iter().map(|(id, _)| *id).collect();
+        let changing = steps.changes.iter().map(|(id, spec)| (*id, Some(spec)));
+        let changing = changing.chain(steps.removes.iter().map(|id| (*id, None))).collect();
         self.set_settings(after, &changing, network);
         // First what is new, then what goes: sockets and memberships that both need stay.
         for (id, spec) in steps.changes {
@@ -219,14 +220,10 @@ impl State {
         }
         let retired =
             Retired { rule: old_slot, outputs: std::mem::replace(&mut rule.output_slots, output_slots) };
-        let mut old = std::mem::take(&mut rule.acquired);
+        let old = std::mem::take(&mut rule.acquired);
         rule.slot = RuleSlot(slot);
         rule.compiled = None;
         rule.spec = RuleSpec { name: Some(rule.name.clone()), ..spec };
-        if classes::has_outdated(&old.receivers, &rule.spec, &self.classes) {
-            let worker = &mut self.workers[usize::from(old_worker.0)];
-            leave(old_slot, std::mem::take(&mut old), worker, &mut self.holds, &mut self.kernel);
-        }
         // The same datagrams by the same worker: none of them is missed or taken twice, whichever way they go then.
         let stays = same_input && rule.worker == old_worker;
         let mut receivers = old.receivers.clone();

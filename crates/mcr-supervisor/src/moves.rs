@@ -231,12 +231,16 @@ impl Moves {
 impl Move {
     /// Tells the worker what of its sockets' datagrams is whose, for certain or not yet. Gives the plan that has it.
     fn tell(&self, worker: &mut Worker, is_certain: bool) -> Generation {
-        let hold_ns = (!is_certain).then_some(self.edge.stamp_ns);
+        let hold_ns = (!is_certain && !self.is_divided_by_kernel()).then_some(self.edge.stamp_ns);
         let (until, from) = (Span::until(self.edge.stamp_ns), Span::from(self.edge.stamp_ns));
         let Self { change: Change { from: old, .. }, to: new, .. } = self;
         let sockets = &worker.sockets;
         let within = |keys: &[ReceiverKey], others: &[ReceiverKey], span| {
-            let span_of = |key: &ReceiverKey| if others.contains(key) { Span::ALWAYS } else { span };
+            let span_of = |key: &ReceiverKey| match others.contains(key) {
+                true => Span::ALWAYS,
+                false if others.iter().any(|other| other.rivals(key)) => Span::IN_ORDER,
+                false => span,
+            };
             let inputs = keys.iter().filter_map(|key| Some((sockets.id_of(key)?, span_of(key))));
             inputs.collect::<Vec<_>>()
         };
@@ -262,6 +266,11 @@ impl Move {
         self.phase = Phase::Told(self.tell(worker, false));
     }
 
+    /// Whether old and new way are UDP sockets of which the kernel gives each datagram to one, from the moment on when the new one is bound.
+    fn is_divided_by_kernel(&self) -> bool {
+        self.change.from.iter().any(|old| self.to.iter().any(|new| new.rivals(old)))
+    }
+
     /// The sockets that only the old way has.
     fn left(&self) -> impl Iterator<Item = &ReceiverKey> {
         self.change.from.iter().filter(|key| !self.to.contains(key))
@@ -272,7 +281,8 @@ impl Drain {
     fn begin(one: &Move, worker: &mut Worker, now: Instant) -> Self {
         let is_udp = |key: &ReceiverKey| matches!(key, ReceiverKey::Udp { .. });
         let (udp, mut packet): (Vec<_>, Vec<_>) = one.left().copied().partition(is_udp);
-        let fresh = one.to.iter().filter(|key| !one.change.from.contains(key)).copied();
+        let is_fresh = |key: &&ReceiverKey| !one.change.from.iter().any(|old| old == *key || old.rivals(key));
+        let fresh = one.to.iter().filter(is_fresh).copied();
         let (udp_kept, packet_kept): (Vec<_>, Vec<_>) = fresh.partition(is_udp);
         packet.extend(packet_kept);
         let Worker { sockets, counters, .. } = worker;
@@ -426,20 +436,21 @@ impl State {
             let inputs: Vec<_> = inputs.collect();
             worker.limit(slot, &inputs, None);
         }
-        match way == Way::ToKernel || old_slot != slot {
-            true => leave(old_slot, old, worker, holds, kernel),
-            false => release(old, old_slot, worker, holds, kernel),
-        }
-        retired.into_iter().for_each(|retired| worker.retire(retired));
+        // A guard first, while the socket that it takes the place of is there.
         if let Some(mut rule) = rules.get_mut(id) {
             kernel.swallowing.touch(rule.spec.input.socket_addr());
             if let Some(hold) = hold_later.filter(|_| rule.acquired.hold.is_none()) {
-                match holds.acquire(hold) {
+                match holds.acquire_beside(hold) {
                     Ok(()) => rule.acquired.hold = Some(hold),
                     Err(error) => warn!(rule = %rule.name, "{error}"),
                 }
             }
         }
+        match way == Way::ToKernel || old_slot != slot {
+            true => leave(old_slot, old, worker, holds, kernel),
+            false => release(old, old_slot, worker, holds, kernel),
+        }
+        retired.into_iter().for_each(|retired| worker.retire(retired));
         kernel.follow_guards(holds);
         moves.lifted.insert(index, workers[usize::from(index.0)].desired);
         self.refresh_filters(index);

@@ -107,7 +107,7 @@ impl State {
             };
             let input = inputs.slot(lanes, rule.spec.input.interface, Datapath::Kernel, None);
             let span = if is_relayed { Span::NEVER } else { Span::ALWAYS };
-            let now = if is_relayed { without_guard(&compiled, &old) } else { compiled.clone() };
+            let now = without_guard(&compiled, &old);
             match acquire_in_kernel(rule, &now, (input, span), holds, kernel, network, close) {
                 Ok(status) => {
                     way = (is_relayed && rule.acquired.kernel).then_some(Way::ToKernel);
@@ -132,8 +132,10 @@ impl State {
             }
         }
         let status = carried.unwrap_or_else(|| {
-            let now = if is_relayed { without_guard(&compiled, &old) } else { compiled.clone() };
-            acquire(rule, &now, worker, inputs, holds)
+            holds.lend(&compiled.receivers, true);
+            let status = acquire(rule, &without_guard(&compiled, &old), worker, inputs, holds);
+            holds.lend(&compiled.receivers, false);
+            status
         });
         let from = old.receivers.clone();
         if status.state == RuleState::Active && !rule.acquired.kernel {
@@ -162,12 +164,15 @@ impl State {
             old.receivers.retain(|key| way == Some(Way::ToKernel) || !rule.acquired.receivers.contains(key));
         }
         release(partial, rule.slot, worker, holds, kernel);
+        let hold_later = compiled.hold.filter(|hold| rule.acquired.hold != Some(*hold));
         match way {
             Some(way) => {
-                let hold_later = compiled.hold.filter(|hold| rule.acquired.hold != Some(*hold));
                 moves.begin(Change { way, old_slot, old, from, hold_later, retired }, rule, worker);
             }
             None => {
+                if let Some(hold) = hold_later.filter(|_| status.state != RuleState::Failed) {
+                    rule.acquired.hold = holds.acquire_beside(hold).is_ok().then_some(hold);
+                }
                 old.kernel &= rule.acquired.kernel && old_slot != rule.slot;
                 match rule.acquired.kernel || old_slot != rule.slot {
                     true => leave(old_slot, old, worker, holds, kernel),

@@ -7,7 +7,7 @@ mod look;
 mod reflectors;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     net::{SocketAddr, TcpListener},
     os::fd::AsFd,
     time::{Duration, Instant},
@@ -144,7 +144,7 @@ impl<'a> Supervisor<'a> {
         let workers = workers.collect::<Result<Vec<_>, SupervisorError>>()?;
         let mut state =
             State::new(workers, abilities, Kernel::new(Segment::create()?, options.ebpf && options.swallow));
-        state.set_settings(options.settings.clone(), &[], monitor.snapshot());
+        state.set_settings(options.settings.clone(), &HashMap::new(), monitor.snapshot());
         for spec in &options.rules {
             let name = spec.name.as_ref().map_or_else(|| spec.input.to_string(), ToString::to_string);
             let added = state.add(spec.clone(), monitor.snapshot());

@@ -85,11 +85,13 @@ struct Receiver {
     stamped: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct User {
     wanted: Wanted,
     /// Whether the worker has the route, so that what the filter lets through for it is relayed.
     admitted: bool,
+    /// Whether the rule is about to have another one instead.
+    outdated: bool,
 }
 
 #[derive(Debug)]
@@ -147,7 +149,7 @@ impl Sockets {
             Entry::Occupied(user) => user.into_mut(),
             Entry::Vacant(user) => {
                 self.shared.enter(&key);
-                user.insert(User { wanted, admitted: false })
+                user.insert(User { wanted, admitted: false, outdated: false })
             }
         };
         if !user.admitted {
@@ -205,14 +207,18 @@ impl Sockets {
         ))
     }
 
-    /// Whether there can be such a socket beside those there are: the kernel gives a unicast datagram to one UDP socket only.
+    /// Whether there can be such a socket beside those there are: the kernel gives a unicast datagram to one UDP socket only, the one that
+    /// was bound last. So the others' rules must all be about to have that one, too.
     fn check_way(&self, wanted: &ReceiverKey) -> Result<(), String> {
-        let ReceiverKey::Udp { ifindex, bound, lane, .. } = *wanted else { return Ok(()) };
-        let is_other = |place: &Place| {
-            matches!(*place, Place::Own(ReceiverKey::Udp { ifindex: index, bound: address, lane: other, .. })
-                if (index, address) == (ifindex, bound) && other != lane)
+        let ReceiverKey::Udp { bound, .. } = *wanted else { return Ok(()) };
+        if bound.ip().is_multicast() {
+            return Ok(());
+        }
+        let stays = |(place, receiver): (&Place, &Receiver)| {
+            matches!(place, Place::Own(key) if key.rivals(wanted))
+                && receiver.users.values().any(|user| !user.outdated)
         };
-        if bound.ip().is_multicast() || bound.ip().is_unspecified() || !self.receivers.keys().any(is_other) {
+        if !self.receivers.iter().any(stays) {
             return Ok(());
         }
         Err(format!(
@@ -232,7 +238,7 @@ impl Sockets {
         let place = self.shared.place_of(key);
         let Some(receiver) = self.receivers.get_mut(&place) else { return };
         self.unadmitted.remove(&(rule, place));
-        let Some(User { wanted, admitted }) = receiver.users.remove(&rule) else { return };
+        let Some(User { wanted, admitted, .. }) = receiver.users.remove(&rule) else { return };
         self.shared.leave(key, receiver.fd.as_fd());
         if let (true, Some(filter)) = (admitted, &mut receiver.filter) {
             filter.remove(wanted);
@@ -288,8 +294,8 @@ impl Sockets {
     pub(crate) fn share_receiver(&mut self, key: &ReceiverKey, from: RuleSlot, to: RuleSlot) {
         let place = self.shared.place_of(key);
         let Some(receiver) = self.receivers.get_mut(&place) else { return };
-        let Some(&User { wanted, admitted }) = receiver.users.get(&from) else { return };
-        if receiver.users.insert(to, User { wanted, admitted }).is_some() {
+        let Some(&User { wanted, admitted, outdated }) = receiver.users.get(&from) else { return };
+        if receiver.users.insert(to, User { wanted, admitted, outdated }).is_some() {
             return;
         }
         self.shared.enter(key);
@@ -300,6 +306,13 @@ impl Sockets {
         if !admitted {
             self.unadmitted.insert((to, place));
         }
+    }
+
+    /// Whether a rule is about to have another socket instead, which may then be opened beside this one.
+    pub(crate) fn outdate(&mut self, key: &ReceiverKey, rule: RuleSlot, outdated: bool) {
+        let receiver = self.receivers.get_mut(&self.shared.place_of(key));
+        let user = receiver.and_then(|receiver| receiver.users.get_mut(&rule));
+        user.into_iter().for_each(|user| user.outdated = outdated);
     }
 
     /// Lets nothing more through for a rule that goes on being a user; what waits already stays.

@@ -104,3 +104,37 @@ fn stamps_end_wherever_a_socket_has_gone() {
     there.end_stamps();
     assert!(!stamped(&there));
 }
+
+#[test]
+fn an_address_gets_a_socket_of_another_class_only_when_all_its_rules_are_about_to_have_that_one() {
+    let counters = Segment::create().expect("memory");
+    let mut sockets = Sockets::default();
+    for bound in ["127.0.0.1:15312", "[::1]:15312"] {
+        let bound: std::net::SocketAddr = bound.parse().expect("an address");
+        let key = |depth| {
+            let lane = Lane { depth, ..Lane::NONE };
+            ReceiverKey::Udp { ifindex: IFINDEX, bound, source: None, lane }
+        };
+        let wanted = Wanted { destination: bound.ip(), port: bound.port(), source: None };
+        let acquire = |sockets: &mut Sockets, depth, rule| {
+            let input = || Some(InputSlot(0));
+            sockets.acquire_receiver(key(depth), RuleSlot(rule), wanted, "lo", &counters, input)
+        };
+        acquire(&mut sockets, None, 1).expect("a socket on loopback needs no right");
+        acquire(&mut sockets, None, 2).expect("the same");
+        sockets.outdate(&key(None), RuleSlot(1), true);
+        let problem = acquire(&mut sockets, Some(9), 1).expect_err("rule 2 would get nothing more");
+        assert!(problem.contains("another class"), "{problem}");
+        sockets.outdate(&key(None), RuleSlot(2), true);
+        acquire(&mut sockets, Some(9), 1).expect("now it may");
+
+        // What is sent there goes to the new one, and to none besides.
+        let sender = std::net::UdpSocket::bind((bound.ip(), 0)).expect("a socket");
+        sender.send_to(b"once", bound).expect("loopback takes it");
+        assert_eq!([None, Some(9)].map(|depth| sockets.is_empty(&key(depth))), [true, false]);
+        for (depth, rule) in [(None, 1), (None, 2), (Some(9), 1)] {
+            sockets.release_receiver(&key(depth), RuleSlot(rule), &counters, true);
+        }
+        assert_eq!(sockets.count(), 0);
+    }
+}

@@ -22,6 +22,7 @@ use std::{
 use mcr_proto::{
     counters::{InputDrop, OutputDrop},
     plan::{InputSlot, OutputSlot, RuleSlot},
+    rpc::TRACE_SNAP_BYTES_MAX,
 };
 
 use self::words::{HEAD_WORDS, NONE, decode, encode, pair, parts, reason, words_of};
@@ -29,7 +30,7 @@ use self::words::{HEAD_WORDS, NONE, decode, encode, pair, parts, reason, words_o
 /// Traces that can be on at a time.
 pub const TRACES_MAX: usize = 8;
 /// Of a frame, bytes that a record holds at most.
-pub const SNAP_BYTES_MAX: usize = 1920;
+pub const SNAP_BYTES_MAX: usize = TRACE_SNAP_BYTES_MAX as usize;
 /// Datagrams that a segment holds, of all traces together.
 pub const TRACED_DATAGRAMS: usize = 2048;
 /// Outcomes of copies that a segment holds, of all traces together.

@@ -27,7 +27,7 @@ pub use crate::{
     latency::Latency,
     layout::Layout,
     outcome::{Kind, Outcome, Reason},
-    process::{BackEnd, FromReflector, ToReflector},
+    process::{BackEnd, FromReflector, ToReflector, tag},
     reflector::{Meta, Reflector, Traffic},
     time::{Now, WallTime},
 };

@@ -4,6 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 
+/// Tags of the descriptors that come with [`ToReflector::Start`](super::ToReflector::Start).
+pub mod tag {
+    /// The row of numbers, for writing.
+    pub const COUNTERS: u32 = 1;
+    /// The packet socket, or the AF_XDP socket of queue 0; that of queue N has `SOCKET + 2 * N`.
+    pub const SOCKET: u32 = 2;
+    /// The memory of the AF_XDP socket of queue 0; that of queue N has `MEMORY + 2 * N`.
+    pub const MEMORY: u32 = 3;
+}
+
 /// How frames are got and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackEnd {
@@ -29,7 +39,7 @@ pub enum BackEnd {
     },
 }
 
-/// To the process. Descriptors come beside `Start`, in an order that its back end says.
+/// To the process. Descriptors come beside `Start`, tagged as named in [`tag`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToReflector {
     /// Begin; the first message.

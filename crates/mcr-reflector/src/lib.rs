@@ -19,16 +19,6 @@ use std::{io, os::fd::OwnedFd};
 
 pub use back_end::{BATCH_FRAMES, BackEnd, Sent};
 
-/// Tags of the descriptors that come with [`mcr_reflect::ToReflector::Start`].
-pub mod tag {
-    /// The row of numbers, for writing.
-    pub const COUNTERS: u32 = 1;
-    /// The packet socket, or the AF_XDP socket of queue 0; that of queue N has `SOCKET + 2 * N`.
-    pub const SOCKET: u32 = 2;
-    /// The memory of the AF_XDP socket of queue 0; that of queue N has `MEMORY + 2 * N`.
-    pub const MEMORY: u32 = 3;
-}
-
 /// Why a reflector ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

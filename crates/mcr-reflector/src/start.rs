@@ -6,7 +6,7 @@ use mcr_confine::{Ids, Policy, Role, confine};
 use mcr_fdpass::{Channel, Received, RecvError, Tag};
 use mcr_metrics::{Access, Numbers};
 use mcr_proto::codec;
-use mcr_reflect::{BackEnd, Count, FromReflector, Layout, Reflector, ToReflector, Traffic};
+use mcr_reflect::{BackEnd, Count, FromReflector, Layout, Reflector, ToReflector, Traffic, tag};
 use mcr_socket::packet::RingShape;
 use mcr_xdp::{Opened, Shape};
 use nix::{
@@ -19,7 +19,6 @@ use crate::{
     counts::Counts,
     event_loop::Reflecting,
     packet::{Packet, PacketRing},
-    tag,
     xdp::Xdp,
 };
 

@@ -6,6 +6,7 @@ use mcr_proto::reflect::{Platform, Reflect};
 use mcr_reflect::{
     BackEnd, Config,
     filter::{self, Scope},
+    tag,
 };
 use mcr_socket::{
     OpenError,
@@ -17,9 +18,6 @@ use tracing::{info, warn};
 
 use crate::xdp::{Redirect, RedirectError, Wanted, Wish};
 
-/// Tags of descriptors, as `mcr-reflector` knows them.
-const TAG_SOCKET: u32 = 2;
-const TAG_MEMORY: u32 = 3;
 /// Room for a burst of 2,000 long frames, which the kernel counts with what it keeps of each.
 const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 8 * 1024 * 1024;
@@ -199,7 +197,7 @@ impl Way {
                 let failed = |error: io::Error| NoWay { why: error.to_string(), kind: error.kind() };
                 let socket = socket.try_clone().map_err(failed)?;
                 *handed_over = true;
-                Ok((BackEnd::Packet { ring }, vec![(TAG_SOCKET, socket)]))
+                Ok((BackEnd::Packet { ring }, vec![(tag::SOCKET, socket)]))
             }
             Self::Xdp { redirect, opened, .. } => {
                 let first = queues.clone().map_while(|queue| opened.get_mut(queue as usize)?.take());
@@ -213,8 +211,8 @@ impl Way {
                 let shape = sockets.first().map_or_else(mcr_xdp::Shape::default, |opened| opened.shape);
                 let mut fds = Vec::new();
                 for (place, opened) in (0..).zip(sockets) {
-                    fds.push((TAG_SOCKET + 2 * place, opened.socket));
-                    fds.push((TAG_MEMORY + 2 * place, opened.memory));
+                    fds.push((tag::SOCKET + 2 * place, opened.socket));
+                    fds.push((tag::MEMORY + 2 * place, opened.memory));
                 }
                 let back_end = BackEnd::Xdp {
                     queues: queues.end - queues.start,

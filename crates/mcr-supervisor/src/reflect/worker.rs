@@ -8,7 +8,7 @@ use std::{
 
 use mcr_metrics::{AttachError, Counter, Numbers};
 use mcr_proto::message::Ids;
-use mcr_reflect::{BackEnd, Config, Count, Counters, FromReflector, Latency, Layout, ToReflector};
+use mcr_reflect::{BackEnd, Config, Count, Counters, FromReflector, Latency, Layout, ToReflector, tag};
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
@@ -17,8 +17,6 @@ use crate::{
     child::{ChildEvent, Role, Running},
 };
 
-/// Tags of descriptors, as `mcr-reflector` knows them.
-const TAG_COUNTERS: u32 = 1;
 /// How often it is tried again to get what a process is to have: what the kernel has yet to give back, and what others have.
 const PASSING_PAUSE: Duration = Duration::from_millis(5);
 const LACKING_PAUSE: Duration = Duration::from_millis(500);
@@ -157,7 +155,7 @@ impl Worker {
             ids: ids.map(|Ids { uid, gid }| (uid, gid)),
             core,
         };
-        fds.push((TAG_COUNTERS, self.numbers.as_fd().try_clone_to_owned()?));
+        fds.push((tag::COUNTERS, self.numbers.as_fd().try_clone_to_owned()?));
         running.send(&message, fds).map_err(io::Error::other)?;
         self.running = Some(running);
         Ok(())

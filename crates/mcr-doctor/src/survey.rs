@@ -152,7 +152,7 @@ impl Survey {
     }
 
     /// An interface by index.
-    pub fn link_at(&self, index: u32) -> Option<&Link> {
+    pub(crate) fn link_at(&self, index: u32) -> Option<&Link> {
         self.links.iter().find(|link| link.index == index)
     }
 }

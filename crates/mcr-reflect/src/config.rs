@@ -310,8 +310,7 @@ impl Config {
     }
 
     /// The limits that test frames have: those that were set, or, where a filter is off, what bounds a loop.
-    #[must_use]
-    pub fn effective_limits(&self) -> Limits {
+    pub(crate) fn effective_limits(&self) -> Limits {
         let guarded = self.mac_filter && self.oui.is_some();
         if guarded || self.limits != Limits::default() {
             return self.limits;

@@ -86,7 +86,7 @@ impl Classes {
     }
 
     /// Whether datagrams are in classes by their codepoint.
-    pub fn are_by_dscp(&self) -> bool {
+    pub(crate) fn are_by_dscp(&self) -> bool {
         self.defined.iter().any(|(_, class)| !class.dscp.is_empty())
     }
 

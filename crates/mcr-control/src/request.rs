@@ -246,7 +246,7 @@ fn read_call(name: &str, params: Map<String, Value>) -> Result<Call, ErrorObject
         method::RULE_REMOVE => read(params, "rule").map(|RuleParams { rule }| Call::RuleRemove(rule)),
         method::RULE_LIST => read(params, "rule").map(|OptionalRule { rule }| Call::RuleList(rule)),
         method::RULE_MOVE => {
-            let MoveParams { rule, worker } = read(params, "worker")?;
+            let MoveParams { rule, worker } = read(params, "rule")?;
             Ok(Call::RuleMove { rule, worker })
         }
         method::RULE_ENABLE => enable(params, true),

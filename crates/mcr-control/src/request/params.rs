@@ -50,10 +50,33 @@ pub(super) fn subscribe(params: Map<String, Value>) -> Result<Call, ErrorObject>
     Ok(Call::Subscribe(kinds))
 }
 
-/// Parameters of a type that has one field to be wrong in.
+/// Parameters of a type; where it cannot be told which field is at fault, `field` is named.
 pub(super) fn read<T: DeserializeOwned>(params: Map<String, Value>, field: &str) -> Result<T, ErrorObject> {
-    serde_json::from_value(Value::Object(params))
-        .map_err(|error| refusal(code::INVALID_PARAMS, error.to_string(), Some(field)))
+    let params = Value::Object(params);
+    T::deserialize(&params).map_err(|error| {
+        let message = error.to_string();
+        let found = named(&message).map(str::to_owned).or_else(|| faulty::<T>(&params));
+        refusal(code::INVALID_PARAMS, message, Some(found.as_deref().unwrap_or(field)))
+    })
+}
+
+/// The field that a message of serde is about, where it says so.
+fn named(message: &str) -> Option<&str> {
+    let says = ["unknown field `", "missing field `", "missing `"];
+    says.iter().find_map(|says| message.strip_prefix(says))?.split('`').next()
+}
+
+/// The only field without which nothing would be wrong, or nothing but that it is missing.
+fn faulty<T: DeserializeOwned>(params: &Value) -> Option<String> {
+    let params = params.as_object()?;
+    let is_at_fault = |key: &&String| {
+        let mut others = params.clone();
+        others.remove(*key);
+        let error = T::deserialize(&Value::Object(others)).err().map(|error| error.to_string());
+        error.is_none_or(|error| named(&error) == Some(key.as_str()))
+    };
+    let mut found = params.keys().filter(is_at_fault);
+    found.next().filter(|_| found.next().is_none()).cloned()
 }
 
 pub(super) fn none(params: &Map<String, Value>) -> Result<(), ErrorObject> {

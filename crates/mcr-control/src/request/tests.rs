@@ -147,6 +147,29 @@ fn the_field_of_a_rule_at_fault_is_named() {
 }
 
 #[test]
+fn of_several_parameters_the_one_at_fault_is_named() {
+    for (method, params, want) in [
+        ("log.set", json!({"level": "info", "facility": "x"}), "facility"),
+        ("log.set", json!({"level": "x", "facility": "rules"}), "level"),
+        ("log.set", json!({"facility": "rules"}), "level"),
+        ("log.set", json!({"level": "info", "more": 1}), "more"),
+        ("rule.move", json!({"rule": "a", "worker": "1"}), "worker"),
+        ("rule.move", json!({"rule": "a b", "worker": 1}), "rule"),
+        ("rule.move", json!({"worker": 1}), "rule"),
+        ("rule.move", json!({"rule": "a"}), "worker"),
+        ("config.load", json!({"text": "", "replace": 1}), "replace"),
+        ("config.check", json!({"text": "", "file": 1}), "file"),
+        ("hello", json!({"protocol": 1, "client": 1}), "client"),
+        ("rule.list", json!({"rule": -1}), "rule"),
+    ] {
+        let (code, field, message) = fault(method, params.clone());
+        assert_eq!((code, field.as_deref()), (code::INVALID_PARAMS, Some(want)), "{params} {message}");
+    }
+    let (.., message) = fault("rule.list", json!({"rule": -1}));
+    assert!(message.contains("a name or a number"), "{message}");
+}
+
+#[test]
 fn parameters_nobody_takes_are_refused() {
     assert_eq!(fault("ping", json!({"a": 1})).1.as_deref(), Some("a"));
     assert_eq!(fault("rule.remove", json!({})).1.as_deref(), Some("rule"));

@@ -57,7 +57,10 @@ fn rules_of(steps: &[LoadStep]) -> Vec<RuleSpec> {
 #[test]
 fn a_configuration_is_handed_on_in_parts_that_can_be_sent_and_committed_once() {
     let (stage, steps) = loading(None);
-    let many: String = (0..5000).map(|n| RULE.replace("\"a\"", &format!("\"rule-number-{n}\""))).collect();
+    let rule = |n| {
+        RULE.replace("\"a\"", &format!("\"rule-number-{n}\"")).replace("1:1\"", &format!("1:{}\"", n + 1))
+    };
+    let many: String = (0..5000).map(rule).collect();
     let loaded = stage
         .client()
         .call("config.load", json!({"text": "workers = 3\n".to_owned() + &many, "replace": true}));

@@ -38,7 +38,7 @@ impl Session<'_> {
         let ReflectView { name, state, reason, .. } = &added.reflector;
         if *state != RuleState::Active {
             let reason = reason.as_deref().unwrap_or_default();
-            self.note(&format!("reflector {name} is {state}: {reason}; {}", outlook(*state)));
+            self.note(&format!("reflector {name} is {state}: {reason}; {}", outlook(*state, "reflecting")));
         } else if !added.created {
             self.note(&format!("reflector {name} was there already, unchanged"));
         }

@@ -88,7 +88,11 @@ impl Session<'_> {
             |reason: &Option<String>| reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         if rule.state != RuleState::Active {
             let (state, reason) = (rule.state, because(&rule.reason));
-            self.note(&format!("rule {} {done}, {state}{reason}; {}", rule.name, outlook(rule.state)));
+            self.note(&format!(
+                "rule {} {done}, {state}{reason}; {}",
+                rule.name,
+                outlook(rule.state, "relaying")
+            ));
         } else if !created {
             self.note(&format!("rule {} {done}, unchanged", rule.name));
         }
@@ -98,7 +102,7 @@ impl Session<'_> {
                 self.note(&format!(
                     "output {output} of rule {} is {name}{reason}; {}",
                     rule.name,
-                    outlook(state.state)
+                    outlook(state.state, "relaying")
                 ));
             }
         }

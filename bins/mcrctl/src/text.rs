@@ -53,14 +53,15 @@ pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
-/// What a rule in this state is waiting for.
-pub(crate) fn outlook(state: RuleState) -> &'static str {
+/// What a rule or a reflector in this state is waiting for; `does` is what it does then, as in "relaying".
+pub(crate) fn outlook(state: RuleState, does: &str) -> String {
     match state {
-        RuleState::Unresolved => "it starts relaying when the interface appears",
-        RuleState::Paused => "it starts relaying when the interface is up",
-        RuleState::Failed => "the daemon tries again by itself",
-        RuleState::Disabled => "it relays once it is enabled",
-        RuleState::Active => "it relays now",
+        RuleState::Unresolved => format!("it starts {does} when the interface appears"),
+        // An interface that is down, or a worker that is not there: the reason says which.
+        RuleState::Paused => format!("it starts {does} as soon as that changes"),
+        RuleState::Failed => "the daemon tries again by itself".into(),
+        RuleState::Disabled => format!("it starts {does} once it is enabled"),
+        RuleState::Active => format!("it is {does} now"),
     }
 }
 
@@ -98,6 +99,15 @@ mod tests {
         ] {
             assert_eq!(duration(ns), want);
         }
+    }
+
+    #[test]
+    fn what_waits_is_said_to_wait_for_what_its_reason_names() {
+        assert_eq!(outlook(RuleState::Paused, "relaying"), "it starts relaying as soon as that changes");
+        assert_eq!(
+            outlook(RuleState::Unresolved, "reflecting"),
+            "it starts reflecting when the interface appears"
+        );
     }
 
     #[test]

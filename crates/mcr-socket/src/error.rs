@@ -37,7 +37,7 @@ pub enum OpenError {
         address: SocketAddr,
     },
     /// This host does not have this address.
-    #[error("{address} is not an address of this host; add it to an interface or choose another")]
+    #[error("{} is not an address of this host; add it to an interface or choose another", .address.ip())]
     AddressNotAvailable {
         /// The address asked for.
         address: SocketAddr,

@@ -86,11 +86,12 @@ pub(crate) enum Verb {
     },
     /// Load a configuration file into the running daemon
     #[command(
-        after_help = "Examples:\n  mcrctl load /etc/mcr/mcr.toml\n  mcrctl load rules.toml --replace\n\n\
+        after_help = "Examples:\n  mcrctl load /etc/mcr/mcr.toml\n  mcrctl load rules.toml --replace\n  \
+        mcrctl --socket /run/other/mcrd.sock save --stdout | mcrctl load -\n\n\
         Rules are told apart by name. Those that stay as they are lose nothing; with any error nothing changes at all."
     )]
     Load {
-        /// Configuration file (TOML)
+        /// Configuration file (TOML); - reads standard input
         file: PathBuf,
         /// Also remove the rules that the file does not have
         #[arg(long)]
@@ -109,7 +110,7 @@ pub(crate) enum Verb {
         after_help = "Example:\n  mcrctl check /etc/mcr/mcr.toml\n\nEvery error names file, line and key. Exit code 2 if there is one."
     )]
     Check {
-        /// Configuration file (TOML)
+        /// Configuration file (TOML); - reads standard input
         file: PathBuf,
     },
     /// Watch what happens to rules, interfaces and workers

@@ -1,6 +1,10 @@
 //! `load`, `save`, `check` and `show --diff`.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
 
 use mcr_proto::{
     config::{self, Config, RuleChange, diff},
@@ -14,7 +18,7 @@ use crate::{failure::Failure, run::Session};
 impl Session<'_> {
     pub(crate) fn load(&mut self, file: &Path, replace: bool) -> Result<(), Failure> {
         let (text, _) = self.read(file)?;
-        let load = ConfigLoad { text, file: Some(file.display().to_string()), replace };
+        let load = ConfigLoad { text, file: Some(name_of(file)), replace };
         let loaded = self.connect()?.config_load(&load)?;
         for warning in &loaded.warnings {
             self.note(&format!("warning: {warning}"));
@@ -43,7 +47,7 @@ impl Session<'_> {
         let warnings = config::warnings(&config);
         let (rules, outputs) =
             (config.rules.len(), config.rules.iter().map(|rule| rule.outputs.len()).sum::<usize>());
-        let name = file.display();
+        let name = name_of(file);
         for warning in &warnings {
             self.note(&format!("{name}: {warning}"));
         }
@@ -114,16 +118,35 @@ impl Session<'_> {
 
     /// A file and what it says; an error names file, line and key.
     fn read(&mut self, file: &Path) -> Result<(String, Config), Failure> {
-        let name = file.display().to_string();
-        let text = fs::read_to_string(file).map_err(|error| match error.kind() {
+        let name = name_of(file);
+        let bytes = match is_stdin(file) {
+            true => {
+                let mut bytes = Vec::new();
+                io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
+            }
+            false => fs::read(file),
+        };
+        let bytes = bytes.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 Failure::NotPermitted(format!("{name}: cannot read it: {error}"))
             }
             _ => Failure::Usage(format!("{name}: cannot read it: {error}")),
         })?;
-        let config = config::parse(&text, &name).map_err(|error| Failure::Usage(error.to_string()))?;
+        let wrong = |error: config::ConfigError| Failure::Usage(error.to_string());
+        let text = config::text(bytes, &name).map_err(wrong)?;
+        let config = config::parse(&text, &name).map_err(wrong)?;
         Ok((text, config))
     }
+}
+
+/// `-` stands for standard input.
+fn is_stdin(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+/// What errors call a file.
+fn name_of(file: &Path) -> String {
+    if is_stdin(file) { "standard input".into() } else { file.display().to_string() }
 }
 
 type Difference<'a> = (char, Option<&'a RuleSpec>, Option<&'a RuleSpec>);

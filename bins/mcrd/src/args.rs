@@ -49,6 +49,10 @@ pub(crate) enum Command {
     RoleReflector,
 }
 
+fn http_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an address and a port, as in 127.0.0.1:9650 or [::1]:9650".to_owned())
+}
+
 #[derive(ClapArgs)]
 #[command(after_help = "\
 Examples:
@@ -68,7 +72,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Serve metrics, health and a web page here, as in 127.0.0.1:9650 [default: `http` of the configuration, else nowhere]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = http_address)]
     pub(crate) http: Option<SocketAddr>,
     /// A name by which HTTP clients may reach it, beside addresses, `localhost` and this host's name; may be repeated
     #[arg(long, value_name = "NAME", value_parser = host_name)]
@@ -107,12 +111,13 @@ pub(crate) struct RunArgs {
 
 #[derive(ClapArgs)]
 #[command(after_help = "\
-Example:
+Examples:
   mcrd check /etc/mcr/mcr.toml
+  mcrctl save --stdout | mcrd check -
 
 Every error names file, line and key. Exit code 2 if there is one.")]
 pub(crate) struct CheckArgs {
-    /// Configuration file (TOML)
+    /// Configuration file (TOML); - reads standard input
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 }

@@ -1,6 +1,10 @@
 //! `mcrd check`, and reading a configuration for `mcrd run`.
 
-use std::{fs, io, io::Write, path::Path};
+use std::{
+    fs, io,
+    io::{Read, Write},
+    path::Path,
+};
 
 use mcr_proto::config::{self, Config};
 
@@ -9,28 +13,43 @@ use crate::{
     exit::{Failure, say},
 };
 
+/// What stands for standard input.
+const STDIN: &str = "-";
+
 /// Reads and checks a file; what it has that this version does not act on is said on standard error.
 pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
     let file = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+    parse(fs::read(path), &file)
+}
+
+fn parse(bytes: io::Result<Vec<u8>>, file: &str) -> Result<Config, Failure> {
+    let bytes = bytes.map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::not_permitted(format!("{file}: cannot read it: {error}")),
         _ => Failure::usage(format!("{file}: cannot read it: {error}")),
     })?;
-    let config = config::parse(&text, &file).map_err(|error| Failure::usage(error.to_string()))?;
-    for (index, reflect) in config.reflects.iter().enumerate() {
-        let wrong = |fault| Failure::usage(format!("{file}: key `reflect[{index}]`: {fault}"));
-        mcr_supervisor::reflect::check(reflect).map_err(wrong)?;
-    }
+    let config = config::text(bytes, file).and_then(|text| config::parse(&text, file));
+    let config = config.map_err(|error| Failure::usage(error.to_string()))?;
     config::warnings(&config).iter().for_each(|warning| say(&format!("{file}: {warning}")));
     Ok(config)
 }
 
 pub(crate) fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let config = read(&args.file)?;
+    let is_stdin = args.file.as_os_str() == STDIN;
+    let file = if is_stdin { "standard input".into() } else { args.file.display().to_string() };
+    let config = match is_stdin {
+        true => {
+            let mut bytes = Vec::new();
+            parse(io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes), &file)?
+        }
+        false => read(&args.file)?,
+    };
     let outputs: usize = config.rules.iter().map(|rule| rule.outputs.len()).sum();
-    let text =
-        format!("{}: {} rules with {outputs} outputs, no errors", args.file.display(), config.rules.len());
-    // Standard output may be closed; the exit code says the same.
-    let _ = writeln!(io::stdout().lock(), "{text}");
-    Ok(())
+    let text = format!("{file}: {} rules with {outputs} outputs, no errors", config.rules.len());
+    match writeln!(io::stdout().lock(), "{text}") {
+        // A reader that has seen enough; the exit code says the same.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }

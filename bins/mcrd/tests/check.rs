@@ -1,8 +1,9 @@
 //! `mcrd check` as its users see it: what is printed where, and the exit code. It needs no daemon and no rights.
 
 use std::{
-    fs,
-    process::{Command, Output},
+    fs::{self, File},
+    io::Write,
+    process::{Command, Output, Stdio},
 };
 
 const RULE: &str = "[[rule]]\nname = \"video\"\ninput = \"239.1.1.1:5000@eth0\"\n\
@@ -46,4 +47,28 @@ fn a_file_that_is_not_there_is_an_error_that_names_it() {
     let output = output.expect("mcrd starts");
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("/proc/nothing/mcr.toml"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_dash_reads_standard_input() {
+    for (given, code, said) in
+        [(RULE, 0, "standard input: 1 rules"), ("wrokers = 2\n", 2, "standard input:1: key `wrokers`")]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mcrd"));
+        command.args(["check", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("mcrd starts");
+        child.stdin.take().expect("piped").write_all(given.as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!((text(&output.stdout) + &text(&output.stderr)).contains(said), "{output:?}");
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
+    let output = Command::new(env!("CARGO_BIN_EXE_mcrd")).args(["check", "/dev/null"]).stdout(full).output();
+    let output = output.expect("mcrd starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("standard output"), "{}", text(&output.stderr));
 }

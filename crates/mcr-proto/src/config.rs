@@ -11,13 +11,13 @@ mod read;
 mod reader;
 mod write;
 
-use std::net::SocketAddr;
+use std::{collections::HashMap, net::SocketAddr};
 
 use serde::Deserialize;
 
 pub use diff::{RuleChange, diff};
 pub use error::{ConfigError, ConfigErrorKind};
-pub use read::parse;
+pub use read::{parse, text};
 pub use write::to_toml;
 
 pub use crate::reflect::{REFLECT_PORT, Reflect, ReflectMode};
@@ -31,6 +31,8 @@ pub const WORKERS_MAX: u16 = 128;
 pub const PRIORITY_MAX: u8 = 7;
 /// The most datagrams the queue of a class can hold.
 pub const DEPTH_MAX: u32 = 65_536;
+/// So many rules that are the same as others are named; more of them are a mistake of another kind.
+const TWINS_TOLD_MAX: usize = 10;
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,9 +103,44 @@ pub struct Class {
 pub fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     for (index, rule) in config.rules.iter().enumerate() {
-        let name =
-            rule.name.as_ref().map_or_else(|| format!("rule[{index}]"), |name| format!("rule `{name}`"));
+        let name = called(index, rule);
         warnings.extend(rule.warnings().into_iter().map(|warning| format!("{name}: {warning}")));
     }
+    warnings.extend(twins(&config.rules));
     warnings
+}
+
+fn called(index: usize, rule: &RuleSpec) -> String {
+    rule.name.as_ref().map_or_else(|| format!("rule[{index}]"), |name| format!("rule `{name}`"))
+}
+
+/// Rules that do the same as one before them.
+fn twins(rules: &[RuleSpec]) -> Vec<String> {
+    let mut first = HashMap::new();
+    let mut told = Vec::new();
+    let mut count = 0usize;
+    for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.enabled) {
+        let mut outputs: Vec<_> = rule.outputs.iter().map(ToString::to_string).collect();
+        outputs.sort_unstable();
+        let place = *first.entry((rule.input.to_string(), outputs)).or_insert(index);
+        if place == index {
+            continue;
+        }
+        count += 1;
+        if told.len() < TWINS_TOLD_MAX {
+            let (name, other) = (called(index, rule), called(place, &rules[place]));
+            told.push(match rule.name.is_none() && rule.is_like(&rules[place]) {
+                true => format!("{name}: it is the same as {other} and is left out; remove it, or name it"),
+                false => {
+                    format!(
+                        "{name}: {other} takes in and sends the same, so each copy leaves twice; remove one"
+                    )
+                }
+            });
+        }
+    }
+    if count > told.len() {
+        told.push(format!("{} further rules are the same as others", count - told.len()));
+    }
+    told
 }

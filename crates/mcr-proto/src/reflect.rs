@@ -1,12 +1,14 @@
 //! Reflectors as users describe them: the keys of `[[reflect]]`, the parameters of `reflect.add` and the options of `mcrd reflect`.
 //!
-//! One list of keys, with their defaults, is what all of them are made from. What a combination of keys means, and which make
-//! no sense, is `mcr-reflect`'s to say.
+//! One list of keys, with their defaults, is what all of them are made from. [`Reflect::check`] says which combinations
+//! make no sense; what the others mean is `mcr-reflect`'s to say.
 
+mod check;
 mod values;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct};
 
+pub use self::check::ReflectError;
 pub use self::values::{
     AddressPrefix, Hex, MacAddress, Oui, Platform, Queues, ReflectMode, Sequence, SignatureFamily, ValueError,
 };

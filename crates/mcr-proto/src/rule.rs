@@ -6,6 +6,7 @@
 
 mod name;
 mod spec;
+mod way_back;
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -18,6 +19,7 @@ use crate::endpoint::{Input, Output};
 pub(crate) use name::check_name;
 pub use name::{NameError, RuleName};
 pub use spec::RuleError;
+pub use way_back::WayBack;
 
 /// The most outputs a rule can have.
 pub const OUTPUTS_MAX: usize = 1024;

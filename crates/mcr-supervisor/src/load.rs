@@ -173,7 +173,7 @@ impl State {
         let with_input = |input| by_input.get(&input).cloned().unwrap_or_default();
         wanted
             .iter()
-            .find_map(|spec| loops::certain(spec, with_input))
+            .find_map(|spec| spec.way_back(with_input))
             .map_or(Ok(()), |way| Err(loops::refused(&way)))
     }
 

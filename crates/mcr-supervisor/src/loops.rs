@@ -6,23 +6,16 @@
 //! workers are told how this host's own copies look, and count those that come back as `loop`. A destination on no circle is not
 //! guarded: rules may well feed one another.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::Hash,
-    net::SocketAddr,
-};
+use std::{collections::HashMap, hash::Hash, net::SocketAddr};
 
 use mcr_netmon::{Link, LinkKind, Snapshot};
 use mcr_proto::{
-    endpoint::Output,
     message::{Fault, FaultKind},
     plan::Own,
-    rule::RuleSpec,
+    rule::WayBack,
 };
 
 use crate::{rules::Rules, state::State};
-
-const LOOPBACK: &str = "lo";
 
 /// Everything that `from` leads to, itself included, and whether it leads back to itself. Looks at nothing else.
 pub(crate) fn circles<N: Copy + Eq + Hash>(
@@ -135,69 +128,16 @@ fn own(rules: &Rules, destination: SocketAddr, network: &Snapshot) -> Own {
     own
 }
 
-/// The names of the rules by which a rule's own copies would come back to it without leaving the host, if they would.
-pub(crate) fn certain<'a>(
-    new: &RuleSpec,
-    with_input: impl Fn(SocketAddr) -> Vec<&'a RuleSpec>,
-) -> Option<Vec<String>> {
-    let mut seen = HashSet::new();
-    let mut ways = vec![(new, Vec::new())];
-    while let Some((rule, way)) = ways.pop() {
-        for output in &rule.outputs {
-            if is_fed(new, output) && !way.is_empty() {
-                return Some(way);
-            }
-            for fed in with_input(output.socket_addr()).into_iter().filter(|fed| is_fed(fed, output)) {
-                if seen.insert((
-                    fed.input.socket_addr(),
-                    fed.input.interface,
-                    fed.input.source,
-                    fed.name.clone(),
-                )) {
-                    let name = fed.name.as_ref().map_or_else(|| fed.input.to_string(), ToString::to_string);
-                    ways.push((fed, way.iter().cloned().chain([name]).collect()));
-                }
-            }
-        }
-    }
-    None
-}
-
 /// What whoever asked for such a rule is told.
-pub(crate) fn refused(way: &[String]) -> Fault {
-    let message = format!(
-        "the rule would loop: what it sends comes back to its input by {} on this host; choose another output, or remove what is \
-         between",
-        way.join(", ")
-    );
-    Fault::new(FaultKind::Invalid, message).at("outputs")
-}
-
-/// Whether this host itself hands what is sent by `output` to the rule.
-fn is_fed(rule: &RuleSpec, output: &Output) -> bool {
-    let input = &rule.input;
-    if output.socket_addr() != input.socket_addr() || !rule.enabled {
-        return false;
-    }
-    match &output.interface {
-        Some(interface) => {
-            *interface == input.interface && (output.multicast_loop || interface.as_str() == LOOPBACK)
-        }
-        // To an address of this host, which is reached by loopback.
-        None => !output.address.is_multicast() && input.interface.as_str() == LOOPBACK,
-    }
+pub(crate) fn refused(way: &WayBack) -> Fault {
+    Fault::new(FaultKind::Invalid, way.to_string()).at("outputs")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashSet;
 
-    fn spec(name: &str, input: &str, output: &str) -> RuleSpec {
-        let mut spec =
-            RuleSpec::new(input.parse().expect("an input"), vec![output.parse().expect("an output")]);
-        spec.name = Some(name.parse().expect("a name"));
-        spec
-    }
+    use super::*;
 
     #[test]
     fn a_place_is_on_a_circle_if_and_only_if_it_leads_back_to_itself() {
@@ -253,27 +193,5 @@ mod tests {
     fn a_long_chain_needs_no_deep_stack() {
         let found = circles([0u32], |at| vec![if at < 200_000 { at + 1 } else { 100_000 }]);
         assert_eq!(found.values().filter(|is_circle| **is_circle).count(), 100_001);
-    }
-
-    #[test]
-    fn rules_that_feed_each_other_within_the_host_are_named_and_others_are_not() {
-        let known = [
-            spec("a", "239.1.1.1:1@lo", "239.1.1.2:2@lo"),
-            spec("b", "239.1.1.2:2@lo", "239.1.1.3:3@lo"),
-            spec("c", "127.0.0.1:5@lo", "127.0.0.1:6"),
-            spec("d", "239.9.9.9:9@eth0", "239.9.9.9:9@eth1"),
-        ];
-        let with_input = |input| known.iter().filter(|rule| rule.input.socket_addr() == input).collect();
-        let way = |new: &RuleSpec| certain(new, with_input);
-        assert_eq!(way(&spec("n", "239.1.1.3:3@lo", "239.1.1.1:1@lo")), Some(vec!["a".into(), "b".into()]));
-        assert_eq!(way(&spec("n", "239.1.1.3:3@lo", "239.1.1.2:7@lo")), None);
-        assert_eq!(way(&spec("n", "127.0.0.1:6@lo", "127.0.0.1:5")), Some(vec!["c".into()]));
-        assert_eq!(way(&spec("n", "127.0.0.1:6@lo", "10.0.0.1:5")), None);
-        // Both ways between two networks: only what joins them makes a circle of it.
-        assert_eq!(way(&spec("n", "239.9.9.9:9@eth1", "239.9.9.9:9@eth0")), None);
-        assert!(
-            way(&spec("n", "239.9.9.9:9@eth1", "239.9.9.9:9@eth0,loop=on")).is_none(),
-            "d does not feed it"
-        );
     }
 }

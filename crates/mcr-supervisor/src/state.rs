@@ -85,7 +85,7 @@ impl State {
     /// Adds a rule, unless an identical one is there. Returns its id and whether it is new.
     pub(crate) fn add(&mut self, spec: RuleSpec, network: &Snapshot) -> Result<(RuleId, bool), Fault> {
         let with_input = |input| self.rules.with_input(input).map(|rule| &rule.spec).collect();
-        if let Some(way) = loops::certain(&spec, with_input) {
+        if let Some(way) = spec.way_back(with_input) {
             return Err(loops::refused(&way));
         }
         self.add_checked(spec, network)
@@ -227,7 +227,14 @@ impl State {
         enabled: bool,
         network: &Snapshot,
     ) -> Result<(RuleId, WorkerIndex, Generation), Fault> {
-        let id = self.rules.find(rule).map(|rule| rule.id).ok_or_else(|| not_found(rule))?;
+        let found = self.rules.find(rule).ok_or_else(|| not_found(rule))?;
+        let id = found.id;
+        let with_input = |input| self.rules.with_input(input).map(|rule| &rule.spec).collect();
+        let spec = RuleSpec { enabled, ..found.spec.clone() };
+        // Rules that were added while this one was off may feed it by now.
+        if let Some(way) = spec.way_back(with_input) {
+            return Err(loops::refused(&way));
+        }
         if let Some(mut rule) = self.rules.get_mut(id) {
             rule.spec.enabled = enabled;
         }

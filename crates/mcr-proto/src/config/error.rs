@@ -1,7 +1,8 @@
 //! What can be wrong with a configuration file.
 
 use crate::endpoint::{EndpointError, listed, nearest};
-use crate::rule::{DatapathError, NameError, RuleError};
+use crate::reflect::ReflectError;
+use crate::rule::{DatapathError, NameError, RuleError, WayBack};
 
 /// Why a configuration was refused, and where. Displays as one line: ``FILE:LINE: key `KEY`: what, what to do``.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum ConfigErrorKind {
         /// What the TOML parser says.
         message: String,
     },
+    /// Bytes that are no text; the key is the one nearest above.
+    #[error("this is not text: a byte there is not UTF-8; save the file as UTF-8")]
+    Encoding,
     /// A key that does not exist there.
     #[error("there is no such key{}; known here are {}", nearest(.name, .known), listed(.known))]
     UnknownKey {
@@ -70,6 +74,12 @@ pub enum ConfigErrorKind {
     /// A rule whose parts do not fit together.
     #[error(transparent)]
     Rule(RuleError),
+    /// A rule whose copies come back to its input by others.
+    #[error("{0}")]
+    Loop(WayBack),
+    /// A reflector whose keys contradict each other.
+    #[error(transparent)]
+    Reflect(ReflectError),
     /// A name that another table of the same kind has.
     #[error("name `{name}` is taken by line {first_line}; names are unique, change one")]
     DuplicateName {

@@ -1,6 +1,6 @@
 //! From TOML to [`Config`]: what each table may contain, and what must hold between them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
 
 use super::error::{ConfigError, ConfigErrorKind};
 use super::reader::{Node, Source, Table};
@@ -42,6 +42,23 @@ pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
         rules: read_rules(&root, &class_names)?,
         classes,
         reflects: read_reflects(&root)?,
+    })
+}
+
+/// The text of a file's bytes. `file` names in errors where they came from.
+///
+/// # Errors
+/// They are not UTF-8; the error names the line.
+///
+/// ```
+/// let error = mcr_proto::config::text(b"workers = 2\n# caf\xe9\n".to_vec(), "mcr.toml").unwrap_err();
+/// assert!(error.to_string().starts_with("mcr.toml:2: "));
+/// ```
+pub fn text(bytes: Vec<u8>, file: &str) -> Result<String, ConfigError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let before = String::from_utf8_lossy(&error.as_bytes()[..valid]);
+        Source::new(&before, file).not_text()
     })
 }
 
@@ -92,6 +109,7 @@ impl Names {
 fn read_rules(root: &Table<'_>, classes: &Names) -> Result<Vec<RuleSpec>, ConfigError> {
     let mut names = Names::default();
     let mut rules = Vec::new();
+    let mut places = Vec::new();
     for table in root.tables("rule", "[[rule]] on a line of its own, and the keys of the rule under it")? {
         let rule = read_rule(&table)?;
         if let (Some(name), Some(node)) = (&rule.name, table.find("name")) {
@@ -101,8 +119,28 @@ fn read_rules(root: &Table<'_>, classes: &Names) -> Result<Vec<RuleSpec>, Config
             expect_class(class, &node, classes)?;
         }
         rules.push(rule);
+        places.push(table);
     }
+    expect_no_loop(&rules, &places)?;
     Ok(rules)
+}
+
+/// No rule may feed itself by others within the host.
+fn expect_no_loop(rules: &[RuleSpec], places: &[Table<'_>]) -> Result<(), ConfigError> {
+    let mut by_input: HashMap<SocketAddr, Vec<&RuleSpec>> = HashMap::new();
+    for rule in rules {
+        by_input.entry(rule.input.socket_addr()).or_default().push(rule);
+    }
+    for (rule, table) in rules.iter().zip(places) {
+        if let Some(way) = rule.way_back(|at| by_input.get(&at).cloned().unwrap_or_default()) {
+            let kind = ConfigErrorKind::Loop(way);
+            return Err(match table.find("outputs") {
+                Some(node) => node.fail(kind),
+                None => table.fail(kind),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn read_rule(table: &Table<'_>) -> Result<RuleSpec, ConfigError> {
@@ -232,6 +270,11 @@ fn read_reflect(table: &Table<'_>) -> Result<Reflect, ConfigError> {
     let mut reflect = Reflect::new(interface);
     reflect.name = read_name(table)?;
     reflect.read_keys(table)?;
+    reflect.check().map_err(|error| {
+        let node = table.find(error.key());
+        let kind = ConfigErrorKind::Reflect(error);
+        node.map_or_else(|| table.fail(kind.clone()), |node| node.fail(kind.clone()))
+    })?;
     Ok(reflect)
 }
 

@@ -51,6 +51,12 @@ impl<'a> Source<'a> {
         Table { source: self, key: String::new(), offset: 0, entries: table.get_ref() }
     }
 
+    /// An error after the text, where something follows that is none.
+    pub(super) fn not_text(&self) -> ConfigError {
+        let end = self.text.len();
+        self.error(end, key_near(self.text, end), ConfigErrorKind::Encoding)
+    }
+
     fn line(&self, offset: usize) -> usize {
         let before = self.text.as_bytes().iter().take(offset);
         1 + before.filter(|byte| **byte == b'\n').count()
@@ -161,7 +167,15 @@ impl<'a> Node<'a> {
 
     /// An error that says what was written, as far as that fits a line, and what is wanted.
     pub(super) fn refuse(&self, want: &'static str) -> ConfigError {
-        match self.scalar(want) {
+        // Of a list, what is in it: that it is a list is not what is wrong.
+        let text = match self.value.get_ref() {
+            DeValue::Array(_) => self.items(want).and_then(|items| {
+                let items: Result<Vec<_>, _> = items.iter().map(|item| item.scalar(want)).collect();
+                items.map(|items| format!("[{}]", items.join(", ")))
+            }),
+            _ => self.scalar(want),
+        };
+        match text {
             Ok(text) => self.fail(ConfigErrorKind::Value { text: quote(&text), want }),
             Err(error) => error,
         }

@@ -365,3 +365,83 @@ fn what_is_served_over_http_is_read_and_its_mistakes_are_named() {
         assert!(refused(text).starts_with(place), "{}", refused(text));
     }
 }
+
+#[test]
+fn rules_that_feed_each_other_within_the_host_are_refused_where_they_stand() {
+    let rule = |name: &str, from: u8, to: u8, more: &str| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\ninput = \"239.1.1.{from}:5000@lo\"\noutputs = [\"239.1.1.{to}:5000@lo\"]\n{more}"
+        )
+    };
+    let circle = format!("{}{}", rule("a", 1, 2, ""), rule("b", 2, 1, ""));
+    assert_eq!(
+        refused(&circle),
+        "mcr.toml:4: key `rule[0].outputs`: the rule would loop: what it sends comes back to its input by b on this host; choose \
+         another output, or remove what is between"
+    );
+    let off = format!("{}{}", rule("a", 1, 2, ""), rule("b", 2, 1, "enabled = false\n"));
+    assert!(parse(&off, "mcr.toml").is_ok(), "a rule that is off feeds nothing");
+}
+
+#[test]
+fn a_reflectors_contradictions_are_named_where_they_stand() {
+    for (keys, place) in [
+        (
+            "mac_filter = false\noui_filter = false\nport = 0\n",
+            "mcr.toml:5: key `reflect[0].port`: without MAC filter",
+        ),
+        (
+            "mode = \"auto\"\nport = 0\noui_filter = false\n",
+            "mcr.toml:3: key `reflect[0].mode`: mode auto takes a filter",
+        ),
+        ("answer_groups = true\n", "mcr.toml:3: key `reflect[0].answer_groups`:"),
+        ("stamp = 862\necho = 862\n", "mcr.toml:4: key `reflect[0].echo`: port 862 is that of two services"),
+        ("twamp = 3842\n", "mcr.toml:3: key `reflect[0].twamp`: port 3842 is that of two services"),
+        ("stamp = 862\nstamp_authenticated = true\n", "mcr.toml:4: key `reflect[0].stamp_authenticated`:"),
+        ("oam_level = 8\n", "mcr.toml:3: key `reflect[0].oam_level`:"),
+        ("oam_mep = 8192\n", "mcr.toml:3: key `reflect[0].oam_mep`:"),
+        ("latency_sample = 0\n", "mcr.toml:3: key `reflect[0].latency_sample`:"),
+        ("queues = 2\nplatform = \"packet\"\n", "mcr.toml:3: key `reflect[0].queues`:"),
+        ("allow_vlan = [1, 4096]\n", "mcr.toml:3: key `reflect[0].allow_vlan`: VLAN id 4096"),
+        (
+            "allow_source = [\"192.0.2.0/24\", \"x\"]\n",
+            "mcr.toml:3: key `reflect[0].allow_source`: `[192.0.2.0/24, x]` is not",
+        ),
+    ] {
+        let said = refused(&format!("[[reflect]]\ninterface = \"eth0\"\n{keys}"));
+        assert!(said.starts_with(place), "{said}");
+    }
+    let known = "[[reflect]]\ninterface = \"eth0\"\nport = 0\nmac_filter = false\noui_filter = false\ni_know = true\n";
+    assert!(parse(known, "mcr.toml").is_ok());
+}
+
+#[test]
+fn rules_that_do_the_same_are_warned_of() {
+    let rule =
+        |name: &str| format!("[[rule]]\n{name}input = \"239.1.1.1:1@eth0\"\noutputs = [\"10.0.0.1:1\"]\n");
+    let told = |text: &str| warnings(&parse(text, "mcr.toml").unwrap());
+    let (a, b, unnamed) = (rule("name = \"a\"\n"), rule("name = \"b\"\n"), rule(""));
+    assert_eq!(
+        told(&format!("{a}{b}")),
+        ["rule `b`: rule `a` takes in and sends the same, so each copy leaves twice; remove one"]
+    );
+    assert_eq!(
+        told(&format!("{unnamed}{unnamed}")),
+        ["rule[1]: it is the same as rule[0] and is left out; remove it, or name it"]
+    );
+    assert_eq!(told(&format!("{a}{b}enabled = false\n")), Vec::<String>::new());
+    assert_eq!(told(&a), Vec::<String>::new());
+    let many: String = (0..100).map(|number| rule(&format!("name = \"r{number}\"\n"))).collect();
+    assert_eq!(
+        (told(&many).len(), told(&many).pop()),
+        (11, Some("89 further rules are the same as others".into()))
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_are_told_with_their_line() {
+    let said =
+        text(b"workers = 2\n[[rule]]\nname = \"caf\xe9\"\n".to_vec(), "mcr.toml").unwrap_err().to_string();
+    assert!(said.starts_with("mcr.toml:3: key `rule[0].name`: this is not text"), "{said}");
+    assert_eq!(text(b"workers = 2".to_vec(), "mcr.toml").unwrap(), "workers = 2");
+}

@@ -33,7 +33,7 @@ pub(super) struct RuleFields {
 }
 
 #[derive(Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`rule` is a name or a number from 0")]
 pub(super) enum NameOrId {
     Id(RuleId),
     Text(String),
@@ -170,7 +170,7 @@ pub struct RuleInfo {
     pub reason: Option<String>,
     /// The worker that carries it.
     pub worker: u16,
-    /// The data path in use; null while there is none.
+    /// The data path that carries it, or will once it is active; null where none can.
     pub datapath: Option<Datapath>,
     /// The data path the rule asks for.
     pub datapath_wanted: DatapathChoice,

@@ -1,6 +1,6 @@
 //! From what a user asked for to what a reflector is given.
 
-use mcr_proto::reflect::{Platform, Queues, Reflect, ReflectMode, Sequence, SignatureFamily};
+use mcr_proto::reflect::{Reflect, ReflectError, ReflectMode, Sequence, SignatureFamily};
 use mcr_reflect::{
     Allow, Config, ConfigError, Echo, Limit, Limits, Mode, Oam, Prefix, Signatures, Stamp, Twamp,
 };
@@ -9,27 +9,12 @@ use mcr_reflect::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigFault {
-    /// Options contradict each other.
+    /// Keys make no sense together.
+    #[error(transparent)]
+    Keys(#[from] ReflectError),
+    /// What is made of them makes none for the reflector.
     #[error(transparent)]
     Contradiction(#[from] ConfigError),
-    /// A level that does not exist.
-    #[error("OAM level {level} is not in 0 to 7")]
-    Level {
-        /// The level.
-        level: u16,
-    },
-    /// One frame of none cannot be measured.
-    #[error("latency is sampled from one frame of 1 or more, not of 0")]
-    Sample,
-    /// Some queues of a way that does not tell them apart.
-    #[error("a packet socket gets the frames of all queues; a number of queues takes AF_XDP")]
-    Queues,
-    /// A VLAN id that does not exist.
-    #[error("VLAN id {id} is not in 0 to 4095")]
-    Vlan {
-        /// The id.
-        id: u16,
-    },
 }
 
 /// A MAC address to check options with before there is an interface.
@@ -45,17 +30,7 @@ pub fn check(reflect: &Reflect) -> Result<(), ConfigFault> {
 
 /// What the reflector is given, on an interface of this address and MTU.
 pub(crate) fn config(reflect: &Reflect, mac: [u8; 6], mtu: usize) -> Result<Config, ConfigFault> {
-    let level = u8::try_from(reflect.oam_level).ok().filter(|level| *level < 8);
-    let level = level.ok_or(ConfigFault::Level { level: reflect.oam_level })?;
-    if reflect.latency_sample == 0 {
-        return Err(ConfigFault::Sample);
-    }
-    if reflect.platform == Platform::Packet && reflect.queues != Queues::All {
-        return Err(ConfigFault::Queues);
-    }
-    if let Some(id) = reflect.allow_vlan.iter().find(|id| **id > 4095) {
-        return Err(ConfigFault::Vlan { id: *id });
-    }
+    reflect.check()?;
     let mut config = Config::new(mac, mtu);
     config.port = reflect.port;
     config.mode = match reflect.mode {
@@ -96,12 +71,12 @@ pub(crate) fn config(reflect: &Reflect, mac: [u8; 6], mtu: usize) -> Result<Conf
     config.answer_groups = reflect.answer_groups;
     config.same_port = reflect.same_port;
     config.i_know = reflect.i_know;
-    services(&mut config, reflect, level);
+    services(&mut config, reflect);
     config.check()?;
     Ok(config)
 }
 
-fn services(config: &mut Config, reflect: &Reflect, level: u8) {
+fn services(config: &mut Config, reflect: &Reflect) {
     let port = |port: u16| (port != 0).then_some(port);
     let sequence = |sequence| match sequence {
         Sequence::Stateless => mcr_reflect::Sequence::Stateless,
@@ -118,7 +93,8 @@ fn services(config: &mut Config, reflect: &Reflect, level: u8) {
     });
     config.echo = port(reflect.echo).map(|port| Echo { port });
     config.oam = (reflect.oam_mep != 0).then_some(Oam {
-        level,
+        // No more than 7, by what was checked.
+        level: reflect.oam_level as u8,
         mep: reflect.oam_mep,
         lbm: reflect.oam_lbm,
         dmm: reflect.oam_dmm,
@@ -136,6 +112,8 @@ fn limit(pps: u64, bits_per_second: u64) -> Option<Limit> {
 
 #[cfg(test)]
 mod tests {
+    use mcr_proto::reflect::Platform;
+
     use super::*;
 
     #[test]
@@ -154,14 +132,36 @@ mod tests {
         let open = |reflect: &mut Reflect| {
             (reflect.mac_filter, reflect.oui_filter, reflect.port) = (false, false, 0);
         };
-        assert_eq!(with(open), Err(ConfigFault::Contradiction(ConfigError::Open)));
-        assert_eq!(with(|reflect| reflect.oam_level = 8), Err(ConfigFault::Level { level: 8 }));
-        assert_eq!(with(|reflect| reflect.latency_sample = 0), Err(ConfigFault::Sample));
-        assert_eq!(with(|reflect| reflect.allow_vlan = vec![4096]), Err(ConfigFault::Vlan { id: 4096 }));
+        assert_eq!(with(open), Err(ReflectError::Open.into()));
+        assert_eq!(with(|reflect| reflect.oam_level = 8), Err(ReflectError::Level { level: 8 }.into()));
+        assert_eq!(with(|reflect| reflect.latency_sample = 0), Err(ReflectError::Sample.into()));
+        assert_eq!(
+            with(|reflect| reflect.allow_vlan = vec![4096]),
+            Err(ReflectError::Vlan { id: 4096 }.into())
+        );
         let some_queues = |reflect: &mut Reflect| {
             (reflect.platform, reflect.queues) = (Platform::Packet, "2".parse().expect("a number"));
         };
-        assert_eq!(with(some_queues), Err(ConfigFault::Queues));
+        assert_eq!(with(some_queues), Err(ReflectError::Queues.into()));
         assert_eq!(with(|reflect| reflect.stamp_authenticated = true), Ok(()), "STAMP is off");
+    }
+
+    #[test]
+    fn the_reflector_has_no_objection_to_what_configurations_are_checked_for() {
+        let ports = [0, 7, 862, 3842];
+        let switches = 0..64u32;
+        for ((bits, port), (stamp, echo)) in switches
+            .flat_map(|bits| ports.map(|port| (bits, port)))
+            .flat_map(|one| ports.iter().flat_map(move |stamp| ports.map(|echo| (one, (*stamp, echo)))))
+        {
+            let on = |bit: u32| bits >> bit & 1 == 1;
+            let mut reflect = Reflect::new("eth0".parse().expect("a name"));
+            (reflect.port, reflect.stamp, reflect.echo) = (port, stamp, echo);
+            (reflect.mac_filter, reflect.oui_filter, reflect.i_know) = (on(0), on(1), on(2));
+            (reflect.answer_groups, reflect.stamp_authenticated) = (on(3), on(4));
+            reflect.mode = if on(5) { ReflectMode::Auto } else { ReflectMode::All };
+            let found = check(&reflect);
+            assert!(!matches!(found, Err(ConfigFault::Contradiction(_))), "{found:?} {reflect:?}");
+        }
     }
 }

@@ -169,6 +169,7 @@ pub(crate) fn add(wanted: &mut Vec<Reflect>, reflect: Reflect) -> Result<bool, F
     if wanted.contains(&reflect) {
         return Ok(false);
     }
+    reflect.check().map_err(|error| Fault::new(FaultKind::Invalid, error.to_string()).at(error.key()))?;
     config::check(&reflect).map_err(|fault| Fault::new(FaultKind::Invalid, fault.to_string()))?;
     let new = name(&reflect);
     if wanted.iter().any(|other| name(other) == new) {

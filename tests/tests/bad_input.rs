@@ -108,6 +108,11 @@ fn unknown_verbs_and_options_are_usage_errors() {
         let ended = command::run(Command::new(program("mcrd")).args(args));
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
     }
+    let ended = command::run(Command::new(program("mcrd")).args(["run", "--http", "localhost"]));
+    ended.says(2, &["localhost", "127.0.0.1:9650"]);
+    let long = format!("/tmp/{}", "x".repeat(200));
+    let ended = command::run(Command::new(program("mcrd")).args(["run", "--socket", &long]));
+    ended.says(2, &["at most 107 bytes"]);
 }
 
 #[test]
@@ -132,6 +137,27 @@ fn a_user_without_rights_is_not_permitted() {
     // The mode of the socket is one lock; who asks is the other.
     fs::set_permissions(daemon.socket(), fs::Permissions::from_mode(0o666)).expect("it is ours");
     command::run(&mut command).says(3, &["65534"]);
+}
+
+#[test]
+fn others_read_where_the_configuration_lets_them_and_change_nothing() {
+    if require::netns().is_none() {
+        return;
+    }
+    let namespace = Namespace::new().expect("a namespace");
+    let config = Some("others_may_read = true\n".to_owned());
+    let daemon = Daemon::start(&namespace, &DaemonOptions { config, ..DaemonOptions::default() });
+    let (_directory, mcrctl) = program_for_everyone("mcrctl");
+    let as_nobody = |args: &[&str]| {
+        let mut command = Command::new(&mcrctl);
+        command.arg("--socket").arg(daemon.socket()).args(args).uid(65_534).gid(65_534);
+        command::run(&mut command)
+    };
+    assert_eq!(daemon.mcrctl(&["add", INPUT, OUTPUT, "--name", "video"]).code, Some(0));
+    as_nobody(&["list"]).says(0, &["video"]);
+    as_nobody(&["remove", "video"]).says(3, &["65534"]);
+    as_nobody(&["add", "239.1.1.2:5000@lo", OUTPUT]).says(3, &["65534"]);
+    assert_eq!(daemon.client().rules(None).expect("it answers").len(), 1);
 }
 
 #[test]

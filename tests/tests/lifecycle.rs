@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
 
 use std::{
+    fs,
     num::NonZeroU64,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -324,4 +326,24 @@ fn an_ordinary_user_relays_by_the_udp_path() {
     assert_eq!(failed.state, RuleState::Failed);
     assert!(failed.reason.unwrap().contains("CAP_NET_RAW"));
     daemon.stop();
+}
+
+#[test]
+fn a_signal_while_it_starts_ends_it_and_leaves_no_socket() {
+    if require::netns().is_none() {
+        return;
+    }
+    let namespace = Namespace::new().unwrap();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let directory = programs::directory_for_everyone();
+        let socket = directory.path().join("mcrd.sock");
+        let mut command = Command::new(programs::program("mcrd"));
+        command.args(["run", "--socket"]).arg(&socket);
+        let mut child = namespace.enter(|| command.spawn()).unwrap();
+        // The first thing there is that could be left behind.
+        eventually("it listens", || socket.exists());
+        daemon::signal(child.id(), signal);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{signal}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{signal}");
+    }
 }

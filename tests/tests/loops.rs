@@ -4,9 +4,13 @@
 use std::collections::BTreeMap;
 
 use mcr_client::ClientError;
-use mcr_e2e::{Bed, in_packet_cells, in_worker_cells, law, source};
-use mcr_lab::veth;
-use mcr_proto::{message::FaultKind, rule::Datapath};
+use mcr_e2e::{Bed, Daemon, DaemonOptions, in_packet_cells, in_worker_cells, law, source};
+use mcr_lab::{Line, require, veth};
+use mcr_proto::{
+    message::{FaultKind, RuleState},
+    rpc::rule_ref,
+    rule::{Datapath, RuleSpec},
+};
 
 const COUNT: u64 = 200;
 
@@ -95,6 +99,35 @@ in_worker_cells! {
             other => panic!("{other:?}"),
         }
         assert_eq!(bed.client.rules(None).unwrap().len(), 1);
+
+        // Nor by being switched on, when another has come meanwhile.
+        let rule = |name: &str| rule_ref(name).unwrap();
+        bed.client.rule_enable(&rule("there"), false).unwrap();
+        bed.client.rule_add(&circle).unwrap();
+        match bed.client.rule_enable(&rule("there"), true) {
+            Err(ClientError::Fault(fault)) => assert!(fault.message.contains("back"), "{}", fault.message),
+            other => panic!("{other:?}"),
+        }
+        assert!(!bed.client.rules(Some(&rule("there"))).unwrap()[0].enabled);
         bed.finish();
     }
+}
+
+#[test]
+fn a_rule_that_closes_a_circle_relays_when_its_addition_is_answered() {
+    if require::netns().is_none() {
+        return;
+    }
+    let line = Line::new().unwrap();
+    let daemon = Daemon::start(&line.relay, &DaemonOptions::default());
+    for number in 1..=10 {
+        let (there, back) = (format!("239.1.1.{number}:5000@in0"), format!("239.1.1.{number}:5000@out0"));
+        // The kernel path has it for a moment, until it is known for a circle.
+        for (input, output) in [(&there, &back), (&back, &there)] {
+            let spec = RuleSpec::new(input.parse().unwrap(), vec![output.parse().unwrap()]);
+            let added = daemon.client().rule_add(&spec).unwrap();
+            assert_eq!(added.rule.state, RuleState::Active, "{:?}", added.rule.reason);
+        }
+    }
+    daemon.stop();
 }

@@ -107,7 +107,9 @@ fn failure(error: &SupervisorError) -> Failure {
     match error {
         SupervisorError::Listen(ListenError::Io { source, .. } | ListenError::Http { source, .. })
         | SupervisorError::System { source, .. } => Failure::io(message, source),
-        SupervisorError::Rule { .. } => Failure::usage(message),
+        SupervisorError::Rule { .. } | SupervisorError::Listen(ListenError::TooLong { .. }) => {
+            Failure::usage(message)
+        }
         _ => Failure::failed(message),
     }
 }

@@ -4,13 +4,13 @@
 //! never is.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, Read, Seek, Write},
     net::{SocketAddr, TcpListener},
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{MetadataExt, PermissionsExt, chown},
+            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
             net::UnixListener,
         },
     },
@@ -39,6 +39,16 @@ pub enum ListenError {
     NotSocket {
         /// What lies there.
         path: PathBuf,
+    },
+    /// The name is too long for a socket.
+    #[error(
+        "{path}: a socket's name has at most {PATH_BYTES_MAX} bytes, this has {bytes}; choose a shorter one with --socket"
+    )]
+    TooLong {
+        /// The name.
+        path: PathBuf,
+        /// Its bytes.
+        bytes: usize,
     },
     /// The address for HTTP cannot be listened on.
     #[error("cannot listen on {address} for HTTP: {source}; choose another with --http")]
@@ -70,6 +80,9 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// unix(7): 108 bytes with the zero behind it.
+const PATH_BYTES_MAX: usize = 107;
+
 /// A listening control socket; its file and its lock go when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -81,8 +94,13 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`, readable and writable for the owner and, if given, the group.
-    pub(crate) fn open(path: &Path, group: Option<u32>) -> Result<Self, ListenError> {
+    /// Listens at `path`, readable and writable for the owner and, if given, the group; with `others` for everybody, whom only what
+    /// control lets them do holds back then.
+    pub(crate) fn open(path: &Path, group: Option<u32>, others: bool) -> Result<Self, ListenError> {
+        let bytes = path.as_os_str().len();
+        if bytes > PATH_BYTES_MAX {
+            return Err(ListenError::TooLong { path: path.into(), bytes });
+        }
         make_directory(path)?;
         let lock_path = lock_path(path);
         let lock = lock(path, &lock_path)?;
@@ -95,7 +113,8 @@ impl Listener {
         }
         let socket = UnixListener::bind(path).map_err(failed("listen on", path))?;
         chown(path, None, group).map_err(failed("change the group of", path))?;
-        fs::set_permissions(path, Permissions::from_mode(0o660))
+        let mode = if others { 0o666 } else { 0o660 };
+        fs::set_permissions(path, Permissions::from_mode(mode))
             .map_err(failed("change the mode of", path))?;
         Ok(Self { socket, path: path.into(), lock_path, _lock: lock })
     }
@@ -136,13 +155,15 @@ fn lock_path(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Makes the socket's own directory, not those above it.
+/// Makes the socket's own directory, not those above it: nobody but the owner may put anything there, and whoever may use the socket
+/// gets to it, whatever the umask.
 fn make_directory(path: &Path) -> Result<(), ListenError> {
     let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
         return Ok(());
     };
-    match fs::create_dir(directory) {
-        Ok(()) => Ok(()),
+    match DirBuilder::new().mode(0o755).create(directory) {
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(0o755))
+            .map_err(failed("change the mode of", directory)),
         Err(_) if directory.is_dir() => Ok(()),
         Err(source) => Err(ListenError::Io { what: "make the directory", path: directory.into(), source }),
     }
@@ -151,7 +172,8 @@ fn make_directory(path: &Path) -> Result<(), ListenError> {
 fn lock(path: &Path, lock_path: &Path) -> Result<Flock<File>, ListenError> {
     loop {
         let mut options = File::options();
-        let file = options.create(true).read(true).write(true).truncate(false).open(lock_path);
+        // Whoever can open it can lock it, and so keep a daemon from starting.
+        let file = options.mode(0o600).create(true).read(true).write(true).truncate(false).open(lock_path);
         let file = file.map_err(failed("open", lock_path))?;
         let mut locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
             let mut text = String::new();
@@ -183,14 +205,14 @@ mod tests {
     fn a_second_daemon_is_told_who_has_the_socket() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("mcrd.sock");
-        let first = Listener::open(&path, None).expect("free");
-        let error = Listener::open(&path, None).expect_err("taken");
+        let first = Listener::open(&path, None, false).expect("free");
+        let error = Listener::open(&path, None, false).expect_err("taken");
         assert!(
             matches!(error, ListenError::Taken { pid: Some(pid), .. } if pid == std::process::id()),
             "{error}"
         );
         drop(first);
-        Listener::open(&path, None).expect("free again");
+        Listener::open(&path, None, false).expect("free again");
         assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 0, "nothing is left behind");
     }
 
@@ -199,17 +221,38 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("mcrd.sock");
         drop(UnixListener::bind(&path).expect("free"));
-        drop(Listener::open(&path, None).expect("the stale socket is replaced"));
+        drop(Listener::open(&path, None, false).expect("the stale socket is replaced"));
         fs::write(&path, "precious").expect("writable");
-        assert!(matches!(Listener::open(&path, None), Err(ListenError::NotSocket { .. })));
+        assert!(matches!(Listener::open(&path, None, false), Err(ListenError::NotSocket { .. })));
         assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
     }
 
     #[test]
     fn a_missing_directory_is_made_but_not_those_above_it() {
         let directory = tempfile::tempdir().expect("a directory");
-        Listener::open(&directory.path().join("mcr/mcrd.sock"), None).expect("made");
-        let error = Listener::open(&directory.path().join("a/b/mcrd.sock"), None).expect_err("too deep");
+        Listener::open(&directory.path().join("mcr/mcrd.sock"), None, false).expect("made");
+        let error =
+            Listener::open(&directory.path().join("a/b/mcrd.sock"), None, false).expect_err("too deep");
         assert!(error.to_string().contains("make the directory"), "{error}");
+    }
+
+    #[test]
+    fn modes_do_not_depend_on_the_umask() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mode = |path: &Path| fs::metadata(path).expect("made").mode() & 0o777;
+        let path = directory.path().join("mcr/mcrd.sock");
+        for (others, socket) in [(false, 0o660), (true, 0o666)] {
+            let listener = Listener::open(&path, None, others).expect("free");
+            assert_eq!(mode(&path), socket);
+            assert_eq!(mode(&directory.path().join("mcr")), 0o755);
+            assert_eq!(mode(&listener.lock_path), 0o600);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_told_with_the_most_it_may_have() {
+        let path = Path::new("/tmp").join("x".repeat(108));
+        let error = Listener::open(&path, None, false).expect_err("too long").to_string();
+        assert!(error.contains("at most 107 bytes, this has 113"), "{error}");
     }
 }

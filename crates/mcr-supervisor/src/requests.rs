@@ -42,9 +42,21 @@ pub(crate) struct Waiting {
     pub(crate) needs: Vec<(WorkerIndex, Generation)>,
     pub(crate) then: Then,
     pub(crate) until: Instant,
+    /// What follows from the change, too, is among the needs.
+    pub(crate) is_settled: bool,
 }
 
 impl Waiting {
+    /// Waits for what followed from the change as well: a rule that closes a circle, say, changes its data path at once.
+    pub(crate) fn settle(&mut self, state: &State) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        for (worker, generation) in &mut self.needs {
+            *generation = (*generation).max(state.workers[usize::from(worker.0)].desired);
+        }
+    }
+
     /// The answer, once it is due.
     pub(crate) fn answer(&self, state: &State, now: Instant) -> Option<Result<Reply, Fault>> {
         if now < self.until && state.moves.are_pending(&self.needs, &state.workers, now) {

@@ -81,9 +81,29 @@ pub fn run(options: Options, ready: impl FnOnce()) -> Result<(), SupervisorError
         .build()
         .map_err(SupervisorError::system("start the event loop"))?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
+        // Before there is anything that a signal, were it to end the process, would leave behind.
+        let signals = Signals::listen()?;
         let mut supervisor = Supervisor::start(options, Box::new(ready))?;
-        supervisor.attend().await
+        supervisor.attend(signals).await
     })
+}
+
+/// The signals that the daemon acts on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, SupervisorError> {
+        let listen_to = |kind| signal(kind).map_err(SupervisorError::system("listen to signals"));
+        Ok(Self {
+            terminate: listen_to(SignalKind::terminate())?,
+            interrupt: listen_to(SignalKind::interrupt())?,
+            hangup: listen_to(SignalKind::hangup())?,
+        })
+    }
 }
 
 struct Supervisor<'a> {
@@ -126,7 +146,7 @@ struct Control {
 impl<'a> Supervisor<'a> {
     fn start(options: Options, ready: Box<dyn FnOnce() + 'a>) -> Result<Self, SupervisorError> {
         rights::raise_file_limit();
-        let listener = Listener::open(&options.socket, options.group)?;
+        let listener = Listener::open(&options.socket, options.group, options.others_may_read)?;
         let http = options.http.as_ref().map(|(address, _)| listen_for_http(*address)).transpose()?;
         // Made and given to its group: from here on no more is done than these few rights allow.
         rights::give_up_all_but_few()?;
@@ -186,11 +206,8 @@ impl<'a> Supervisor<'a> {
         })
     }
 
-    async fn attend(&mut self) -> Result<(), SupervisorError> {
-        let listen_to = |kind| signal(kind).map_err(SupervisorError::system("listen to signals"));
-        let mut terminate = listen_to(SignalKind::terminate())?;
-        let mut interrupt = listen_to(SignalKind::interrupt())?;
-        let mut hangup = listen_to(SignalKind::hangup())?;
+    async fn attend(&mut self, signals: Signals) -> Result<(), SupervisorError> {
+        let Signals { mut terminate, mut interrupt, mut hangup } = signals;
         let netlink = self
             .monitor
             .as_fd()
@@ -256,7 +273,7 @@ impl<'a> Supervisor<'a> {
             Outcome::Now(reply) => self.reply(seq, reply),
             Outcome::When { needs, then } => {
                 let until = Instant::now() + ANSWER_WITHIN;
-                self.waiting.push_back(Waiting { seq, needs, then, until });
+                self.waiting.push_back(Waiting { seq, needs, then, until, is_settled: false });
             }
         }
     }
@@ -280,7 +297,8 @@ impl<'a> Supervisor<'a> {
 
     fn answer_waiting(&mut self) {
         let now = Instant::now();
-        for waiting in std::mem::take(&mut self.waiting) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            waiting.settle(&self.state);
             match waiting.answer(&self.state, now) {
                 Some(reply) => {
                     // The filters must let through what the client was told is relayed.

@@ -60,9 +60,11 @@ pub(crate) struct Kernel {
     /// What of the packet rules' datagrams goes no further.
     pub(crate) swallowing: Swallowing,
     /// Rules whose worker has not taken them over yet.
-    lingering: Vec<(RuleSlot, WorkerIndex, Generation)>,
+    lingering: BTreeMap<RuleSlot, (WorkerIndex, Generation)>,
     /// Whose place the rule of a slot shall take.
     predecessors: HashMap<RuleSlot, RuleSlot>,
+    /// The same, the other way round.
+    successors: HashMap<RuleSlot, RuleSlot>,
     /// Counters' places that the program may still count in.
     retired: Vec<Retired>,
     traces: traces::Traces,
@@ -105,8 +107,9 @@ impl Kernel {
             beside: Beside::default(),
             beside_pace: Pace::default(),
             swallowing: Swallowing::new(swallows),
-            lingering: Vec::new(),
+            lingering: BTreeMap::new(),
             predecessors: HashMap::new(),
+            successors: HashMap::new(),
             retired: Vec::new(),
             traces: traces::Traces::default(),
             flows: flows::Rows::default(),
@@ -151,13 +154,14 @@ impl Kernel {
         let (told, hops) = resolve(&self.listeners, port, spec, outputs, ifindex, network);
         let told = Rule { span, ..told };
         let before = self.predecessors.remove(&slot).unwrap_or(slot);
+        self.successors.remove(&before);
         let Some(path) = &mut self.path else { return Err(KernelLack::Refused) };
         if let Err(error) = path.succeed(before, slot, told.clone()) {
             self.tidy();
             return Err(lack_of_room(&error));
         }
         self.inputs.insert(ifindex, input);
-        self.lingering.retain(|(lingering, ..)| *lingering != slot);
+        self.lingering.remove(&slot);
         if before != slot
             && let Some(gone) = self.rules.remove(&before)
         {
@@ -165,10 +169,11 @@ impl Kernel {
             self.flows.end(&self.counters, before);
         }
         self.neighbours.need(&hops);
+        let now = Instant::now();
+        hops.iter().for_each(|hop| self.neighbours.ask_for(*hop, network, now));
         let carried = Carried { spec: spec.clone(), ifindex, outputs: outputs.to_vec(), hops, span, told };
         self.rules.insert(slot, carried);
         self.tidy();
-        self.neighbours.ask(network, Instant::now());
         Ok(())
     }
 
@@ -194,15 +199,18 @@ impl Kernel {
     pub(crate) fn succeed(&mut self, before: RuleSlot, slot: RuleSlot) {
         if self.rules.contains_key(&before) {
             self.predecessors.insert(slot, before);
+            self.successors.insert(before, slot);
         }
     }
 
     /// Lets a rule go: at once, or when a worker has the plan that takes it over.
     pub(crate) fn release(&mut self, slot: RuleSlot, until: Option<(WorkerIndex, Generation)>) {
-        self.predecessors.retain(|_, before| *before != slot);
+        if let Some(heir) = self.successors.remove(&slot) {
+            self.predecessors.remove(&heir);
+        }
         match until {
             Some((worker, generation)) if self.rules.contains_key(&slot) => {
-                self.lingering.push((slot, worker, generation));
+                self.lingering.insert(slot, (worker, generation));
             }
             _ => self.remove(slot),
         }
@@ -210,14 +218,13 @@ impl Kernel {
 
     /// A worker has applied a plan: what it has taken over goes. Before the worker's filters open.
     pub(crate) fn hand_over(&mut self, worker: WorkerIndex, applied: Generation) {
-        let due = |(_, to, at): &(RuleSlot, WorkerIndex, Generation)| *to == worker && *at <= applied;
-        let (due, kept) = std::mem::take(&mut self.lingering).into_iter().partition(due);
-        self.lingering = kept;
-        Vec::into_iter(due).for_each(|(slot, ..)| self.remove(slot));
+        let lingering = self.lingering.iter();
+        let due = lingering.filter(|(_, (to, at))| *to == worker && *at <= applied).map(|(slot, _)| *slot);
+        due.collect::<Vec<_>>().into_iter().for_each(|slot| self.remove(slot));
     }
 
     fn remove(&mut self, slot: RuleSlot) {
-        self.lingering.retain(|(lingering, ..)| *lingering != slot);
+        self.lingering.remove(&slot);
         if let Some(rule) = self.rules.remove(&slot) {
             if let Some(path) = &mut self.path {
                 path.remove_rule(slot);

@@ -82,7 +82,7 @@ pub(crate) struct Change {
 
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
-    under_way: Vec<Move>,
+    under_way: BTreeMap<RuleId, Move>,
     /// Rules to be compiled anew at the end of their moves.
     again: BTreeSet<RuleId>,
     /// Has the kernel stamp frames.
@@ -165,7 +165,7 @@ impl Edge {
 impl Moves {
     /// Whether a rule is in a move.
     pub(crate) fn has(&self, id: RuleId) -> bool {
-        self.under_way.iter().any(|one| one.id == id)
+        self.under_way.contains_key(&id)
     }
 
     /// Has a rule compiled anew at the end of its move.
@@ -191,7 +191,7 @@ impl Moves {
         rule.generation = one.tell(worker, false);
         one.phase = Phase::Told(rule.generation);
         debug!(rule = %rule.name, way = ?one.change.way, "rule changes its way");
-        self.under_way.push(one);
+        self.under_way.insert(id, one);
     }
 
     /// Whether some change at these workers, or at any if there are none, is not in force yet, though all who are asked are there.
@@ -202,7 +202,7 @@ impl Moves {
         now: Instant,
     ) -> bool {
         let concerns = |one: &&Move| at.is_empty() || at.iter().any(|(worker, _)| *worker == one.worker);
-        self.under_way.iter().filter(concerns).any(|one| match one.phase {
+        self.under_way.values().filter(concerns).any(|one| match one.phase {
             Phase::Told(_) => workers[usize::from(one.worker.0)].is_running(),
             Phase::Set => now < one.edge.at,
             Phase::Draining(_) => false,
@@ -211,12 +211,12 @@ impl Moves {
 
     /// Whether requests that would disturb moves are to be carried out a little later.
     pub(crate) fn hold_up(&self, now: Instant) -> bool {
-        self.under_way.iter().any(|one| now.duration_since(one.begun) < HELD_UP_FOR)
+        self.under_way.values().any(|one| now.duration_since(one.begun) < HELD_UP_FOR)
     }
 
     /// When [`State::settle_moves`] or a request that waits for a move has something to do next.
     pub(crate) fn at(&self, workers: &[Worker], now: Instant) -> Option<Instant> {
-        let times = self.under_way.iter().map(|one| match one.phase {
+        let times = self.under_way.values().map(|one| match one.phase {
             Phase::Told(_) => one.begun + HELD_UP_FOR,
             Phase::Set if now < one.edge.at => one.edge.at,
             Phase::Set => one.edge.at + SETTLED_AFTER,
@@ -319,26 +319,17 @@ impl Drain {
 }
 
 impl State {
-    /// A worker is about to be noted as having applied a plan: where that took too long, moves get another time.
-    pub(crate) fn hasten_moves(&mut self, worker: WorkerIndex, applied: Generation) {
-        let told = &mut self.workers[usize::from(worker.0)];
-        for one in self.moves.under_way.iter_mut().filter(|one| one.worker == worker) {
-            if matches!(one.phase, Phase::Told(at) if at <= applied) && one.edge.is_near() {
-                one.put_off(told);
-            }
-        }
-    }
-
-    /// A worker has applied a plan, and what it lets in by that: it knows the times of these moves, and now the program does.
+    /// A worker has applied a plan, and what it lets in by that: it knows the times of these moves, and now the program does. Where that took
+    /// too long, they get another time.
     pub(crate) fn set_moves(&mut self, worker: WorkerIndex) {
         let Self { moves, workers, kernel, .. } = self;
         let told = &mut workers[usize::from(worker.0)];
         let mut refused = Vec::new();
-        for one in moves.under_way.iter_mut().filter(|one| one.worker == worker) {
+        for one in moves.under_way.values_mut().filter(|one| one.worker == worker) {
             if !matches!(one.phase, Phase::Told(at) if told.has_applied(at)) {
                 continue;
             }
-            // Others before it may have taken a while. The worker holds what came at the time that it was told before.
+            // The worker holds what came at the time that it was told before.
             if one.edge.is_near() {
                 one.put_off(told);
                 continue;
@@ -367,31 +358,29 @@ impl State {
 
     /// Brings moves to their ends, as far as time alone decides it.
     pub(crate) fn settle_moves(&mut self, now: Instant, network: &Snapshot) {
-        let mut done = Vec::new();
-        for mut one in std::mem::take(&mut self.moves.under_way) {
-            let is_running = self.workers[usize::from(one.worker.0)].is_running();
+        let Self { moves, workers, kernel, .. } = self;
+        let (mut settled, mut done) = (Vec::new(), Vec::new());
+        for one in moves.under_way.values_mut() {
+            let worker = &mut workers[usize::from(one.worker.0)];
             match &mut one.phase {
                 // Nobody relays what comes to the old way.
-                Phase::Told(_) if one.change.way == Way::ToKernel && !is_running => {
-                    self.kernel.limit(one.slot, Span::ALWAYS);
-                    done.push(one);
-                    continue;
+                Phase::Told(_) if one.change.way == Way::ToKernel && !worker.is_running() => {
+                    kernel.limit(one.slot, Span::ALWAYS);
+                    done.push(one.id);
                 }
-                Phase::Set if one.edge.is_settled(now) => self.drain(&mut one, now),
+                Phase::Set if one.edge.is_settled(now) => settled.push(one.id),
                 Phase::Draining(drain) => {
-                    let worker = &mut self.workers[usize::from(one.worker.0)];
-                    if drain.is_done(&one.change, worker, now) {
-                        done.push(one);
-                        continue;
-                    }
+                    done.extend(drain.is_done(&one.change, worker, now).then_some(one.id))
                 }
                 _ => {}
             }
-            self.moves.under_way.push(one);
         }
-        for one in done {
-            let id = one.id;
-            self.finish(one);
+        self.drain(&settled, now);
+        for id in &done {
+            self.moves.under_way.remove(id).into_iter().for_each(|one| self.finish(one));
+        }
+        self.refresh_all_filters();
+        for id in done {
             if self.moves.again.remove(&id) {
                 self.refresh(id, network);
             }
@@ -399,23 +388,30 @@ impl State {
         self.end_stamps();
     }
 
-    /// Shuts the old way's sockets; in these, and in those of the new way, what came before the time may still wait.
-    fn drain(&mut self, one: &mut Move, now: Instant) {
-        let old = &mut self.workers[usize::from(one.worker.0)];
-        one.left().for_each(|key| old.sockets.shut(key, one.change.old_slot));
-        self.refresh_filters(one.worker);
-        if one.change.way == Way::ToKernel {
-            self.kernel.limit(one.slot, Span::ALWAYS);
+    /// Shuts the old ways' sockets; in these, and in those of the new ways, what came before the time may still wait.
+    fn drain(&mut self, settled: &[RuleId], now: Instant) {
+        for one in settled.iter().filter_map(|id| self.moves.under_way.get(id)) {
+            let old = &mut self.workers[usize::from(one.worker.0)];
+            one.left().for_each(|key| old.sockets.shut(key, one.change.old_slot));
         }
-        let old = &mut self.workers[usize::from(one.worker.0)];
-        one.phase = Phase::Draining(Drain::begin(one, old, now));
+        // Once for all of them: a filter may have to be compiled.
+        self.refresh_all_filters();
+        let Self { moves, workers, kernel, .. } = self;
+        for id in settled {
+            let Some(one) = moves.under_way.get_mut(id) else { continue };
+            if one.change.way == Way::ToKernel {
+                kernel.limit(one.slot, Span::ALWAYS);
+            }
+            let drain = Drain::begin(one, &mut workers[usize::from(one.worker.0)], now);
+            one.phase = Phase::Draining(drain);
+        }
     }
 
     /// Ends a rule's move at once, if it is in one: what it has now it has at all times, and what it had is gone.
     pub(crate) fn end_move(&mut self, id: RuleId) {
         self.moves.again.remove(&id);
-        let Some(place) = self.moves.under_way.iter().position(|one| one.id == id) else { return };
-        let one = self.moves.under_way.swap_remove(place);
+        let Some(one) = self.moves.under_way.remove(&id) else { return };
+        let index = one.worker;
         if one.change.way == Way::ToKernel {
             // The worker has its route until it takes up the next plan: it must get nothing more that the program relays.
             let old = &mut self.workers[usize::from(one.worker.0)];
@@ -423,9 +419,10 @@ impl State {
             self.kernel.limit(one.slot, Span::ALWAYS);
         }
         self.finish(one);
+        self.refresh_filters(index);
     }
 
-    /// Takes the old way down.
+    /// Takes the old way down; filters are to be brought in line afterwards.
     fn finish(&mut self, one: Move) {
         let Move { id, slot, worker: index, change, to, .. } = one;
         let Change { way, old_slot, old, hold_later, retired, .. } = change;
@@ -453,7 +450,6 @@ impl State {
         retired.into_iter().for_each(|retired| worker.retire(retired));
         kernel.follow_guards(holds);
         moves.lifted.insert(index, workers[usize::from(index.0)].desired);
-        self.refresh_filters(index);
     }
 
     /// Has frames stamped no more, when nobody looks at stamps. A worker that has not taken up that its limits are gone does, and would leave

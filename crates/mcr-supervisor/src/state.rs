@@ -334,11 +334,14 @@ impl State {
         }
     }
 
+    /// Brings the filters of all workers' packet sockets in line with their rules.
+    pub(crate) fn refresh_all_filters(&mut self) {
+        (0..self.workers.len()).for_each(|index| self.refresh_filters(WorkerIndex(index as u16)));
+    }
+
     /// Brings every worker nearer to what is desired.
     pub(crate) fn reconcile(&mut self) {
-        for index in 0..self.workers.len() {
-            self.refresh_filters(WorkerIndex(index as u16));
-        }
+        self.refresh_all_filters();
         for worker in &mut self.workers {
             if let Err(problem) = worker.reconcile() {
                 warn!(worker = worker.index.0, "cannot send the plan: {problem}");

@@ -52,18 +52,23 @@ impl Neighbours {
 
     /// Asks for those that are not known, or were not confirmed for a while.
     pub(super) fn ask(&mut self, network: &Snapshot, now: Instant) {
+        let hops: Vec<_> = self.hops.keys().copied().collect();
+        hops.into_iter().for_each(|hop| self.ask_for(hop, network, now));
+    }
+
+    /// As [`Neighbours::ask`], for one of them.
+    pub(super) fn ask_for(&mut self, hop: (u32, IpAddr), network: &Snapshot, now: Instant) {
         let Self { hops, resolver: Some(resolver), .. } = self else { return };
-        for (&(ifindex, address), asked) in hops {
-            let every = match standing(network, ifindex, address) {
-                Standing::Fixed => continue,
-                Standing::Known => CONFIRM_EVERY,
-                Standing::Unknown => ASK_EVERY,
-            };
-            if asked.is_none_or(|at| now.duration_since(at) >= every) {
-                *asked = Some(now);
-                if let Err(error) = resolver.ask(ifindex, address, Ask::Keep) {
-                    debug!(%address, "cannot ask for a neighbour: {error}");
-                }
+        let (Some(asked), (ifindex, address)) = (hops.get_mut(&hop), hop) else { return };
+        let every = match standing(network, ifindex, address) {
+            Standing::Fixed => return,
+            Standing::Known => CONFIRM_EVERY,
+            Standing::Unknown => ASK_EVERY,
+        };
+        if asked.is_none_or(|at| now.duration_since(at) >= every) {
+            *asked = Some(now);
+            if let Err(error) = resolver.ask(ifindex, address, Ask::Keep) {
+                debug!(%address, "cannot ask for a neighbour: {error}");
             }
         }
     }

@@ -55,7 +55,6 @@ impl Supervisor<'_> {
             }
             Happened::Said(FromWorker::Applied { generation }) => {
                 let index = worker.index;
-                self.state.hasten_moves(index, generation);
                 let free = self.state.workers[usize::from(index.0)].note_applied(generation);
                 self.state.kernel.hand_over(index, generation);
                 self.state.recycle(free);

@@ -7,7 +7,7 @@ use std::{
     io::ErrorKind,
     net::UdpSocket,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
@@ -94,11 +94,14 @@ pub struct Arrived {
     pub doubled: u64,
     /// The longest time between two.
     pub longest_gap: Duration,
+    /// From before the first was sent until the last had come.
+    pub within: Duration,
 }
 
 /// What the threads of [`Streams`] share.
 #[derive(Debug, Default)]
 struct Shared {
+    started: OnceLock<Instant>,
     sent: AtomicU64,
     received: AtomicU64,
     stop_sending: AtomicBool,
@@ -127,8 +130,17 @@ impl Streams {
     /// # Panics
     /// If something of it cannot be made.
     pub fn start_of(kind: Kind, bed: &mut Bed, count: usize, rate: u32) -> Self {
+        Self::start_with(kind, bed, count, rate, "")
+    }
+
+    /// As [`Streams::start_of`], with these keys of their outputs, as in `,ttl=9`.
+    ///
+    /// # Panics
+    /// If something of it cannot be made.
+    pub fn start_with(kind: Kind, bed: &mut Bed, count: usize, rate: u32, keys: &str) -> Self {
         for stream in 0..count {
-            bed.add(&format!("stream-{stream}"), &kind.input(stream), &[&kind.output(stream)]);
+            let output = format!("{}{keys}", kind.output(stream));
+            bed.add(&format!("stream-{stream}"), &kind.input(stream), &[&output]);
         }
         let sinks = (0..count).map(|stream| bed.sink(0, &format!("{}@dst0", kind.group(stream))));
         let sockets: Vec<_> = sinks.map(Sink::into_socket).collect();
@@ -168,7 +180,7 @@ impl Streams {
 fn send(kind: Kind, source: &Namespace, count: usize, rate: u32, shared: &Shared) {
     let sockets: Vec<_> = (0..count).map(|stream| source.enter(|| connect(kind, stream))).collect();
     let mut bytes = vec![0; PAYLOAD_BYTES * kind.segments() as usize];
-    let started = Instant::now();
+    let started = *shared.started.get_or_init(Instant::now);
     for first in (0..).step_by(kind.segments() as usize) {
         let due = started + Duration::from_secs(1) * first / rate;
         thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -223,6 +235,7 @@ fn receive(sockets: &[UdpSocket], shared: &Shared) -> Vec<Arrived> {
                 let now = Instant::now();
                 let gap = at.replace(now).map_or(Duration::ZERO, |before| now - before);
                 arrived.longest_gap = arrived.longest_gap.max(gap);
+                arrived.within = now - *shared.started.get().expect("what comes was sent");
                 arrived.received += 1;
                 arrived.doubled += u64::from(!seen[stream].insert(header.sequence));
                 arrived.out_of_place += u64::from(last.is_some_and(|last| header.sequence <= last));

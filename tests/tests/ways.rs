@@ -14,7 +14,7 @@ use mcr_e2e::{
 use mcr_lab::require;
 use mcr_proto::{
     message::{RuleState, WorkerState},
-    rpc::ConfigLoad,
+    rpc::{ConfigLoad, rule_ref},
     rule::Datapath,
 };
 use nix::sys::signal::Signal;
@@ -315,4 +315,46 @@ fn auto_takes_another_path_when_classes_by_dscp_come_and_go_and_each_datagram_is
         load(&mut bed.client, "auto", classes);
         wait_for(bed, datapath);
     });
+}
+
+/// Datagrams a second that outputs are capped to, and how many of them may leave at once (50 ms of that).
+const CAP: u64 = 400;
+const BURST: u64 = CAP / 20 + 1;
+
+#[test]
+fn an_output_with_a_cap_gets_no_burst_more_by_changes_of_class_and_worker() {
+    let Some(()) = require::netns() else { return };
+    let _lock = traffic_lock::take();
+    for cell in [Cell::UDP_URING, Cell::PACKET_URING] {
+        let mut bed = Bed::with_workers(cell, 1, 2);
+        let keys = format!(",rate={CAP}pps");
+        let streams = Streams::start_with(Kind::Groups, &mut bed, STREAMS, RATE, &keys);
+        for number in 0..MOVES {
+            let class = ["class = \"one\"", ""][number % 2];
+            let rules = (0..STREAMS).map(|stream| {
+                let (input, output) = (Kind::Groups.input(stream), Kind::Groups.output(stream));
+                format!(
+                    "[[rule]]\nname = \"stream-{stream}\"\ninput = \"{input}\"\noutputs = [\"{output}{keys}\"]\n\
+                     datapath = \"{}\"\n{class}\n",
+                    cell.datapath
+                )
+            });
+            load_text(&mut bed.client, format!("{ONE}{}", rules.collect::<String>()));
+            for stream in 0..STREAMS {
+                let rule = rule_ref(&format!("stream-{stream}")).unwrap();
+                let to = (number + stream) as u16 % 2;
+                assert_eq!(bed.client.rule_move(&rule, to).unwrap().worker, to);
+            }
+            let seen = streams.received();
+            eventually("the streams flow", || streams.received() > seen + 20);
+        }
+        // What of a packet rule arrives between the filters of two workers goes by neither, so that not all is there.
+        let (_, arrived) = streams.stop(&mut bed);
+        bed.finish();
+        for arrived in &arrived {
+            // A worker that takes a rule over has room for one datagram, so that nobody loses any who keeps to the rate.
+            let most = CAP * (arrived.within.as_millis() as u64 + 1) / 1000 + BURST + MOVES as u64;
+            assert!(arrived.doubled == 0 && arrived.received <= most, "{most} at most: {arrived:?}");
+        }
+    }
 }

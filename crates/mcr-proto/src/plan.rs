@@ -140,6 +140,15 @@ pub enum PlanOp {
         /// Nothing that came at this time or later is to be taken to any route yet: the time may become another one.
         hold_ns: Option<u64>,
     },
+    /// A rule's route goes on with what another relays or has relayed, so that its outputs' rates do not begin with a whole burst once
+    /// more. Comes behind its [`PlanOp::Put`].
+    Continue {
+        /// Whose route.
+        rule: RuleSlot,
+        /// The rule of this worker that has been relaying, whose outputs to the same places at the same rates share theirs with these; none
+        /// if that is another worker's, whose rates are not known here.
+        from: Option<RuleSlot>,
+    },
 }
 
 /// A time, by which datagrams are divided between two ways of one rule: both look at the stamp that the kernel gave a frame when it

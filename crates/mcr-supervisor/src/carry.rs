@@ -199,6 +199,9 @@ impl State {
         let alive = workers[usize::from(from.0)].is_running();
         let datapath = rule.compiled.take().and_then(|compiled| compiled.datapath);
         let handed_over = hand_over(&rule, &mut acquired, from, workers, inputs);
+        if alive {
+            workers[usize::from(to.0)].go_on_from(rule.slot, None);
+        }
         let old = &mut workers[usize::from(from.0)];
         if alive && datapath == Some(Datapath::Udp) && handed_over.is_empty() {
             leave(rule.slot, acquired, old, holds, kernel);

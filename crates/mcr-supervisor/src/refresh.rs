@@ -88,7 +88,10 @@ impl State {
         let worker = &mut workers[usize::from(rule.worker.0)];
         // First the new, then the old: a socket or membership that both need stays.
         let (old_slot, mut old, retired) = match before {
-            Some(Before { slot, acquired, retired }) => (slot, acquired, Some(retired)),
+            Some(Before { slot, acquired, retired }) => {
+                worker.go_on_from(rule.slot, Some(slot));
+                (slot, acquired, Some(retired))
+            }
             None => (rule.slot, std::mem::take(&mut rule.acquired), None),
         };
         // An interface that was made again is another one: nothing comes by the old one that could come by the new one as well.

@@ -65,6 +65,8 @@ pub(crate) struct Worker {
     /// Of routes whose rules change their ways: what is theirs.
     limits: HashMap<RuleSlot, Limit>,
     dirty: BTreeSet<RuleSlot>,
+    /// Rules that go on from another one's route, or from another worker's, as far as it has not been told.
+    continued: BTreeMap<RuleSlot, Option<RuleSlot>>,
     pub(crate) desired: Generation,
     sent: Generation,
     /// When that was.
@@ -93,6 +95,7 @@ impl Worker {
             routes: HashMap::new(),
             limits: HashMap::new(),
             dirty: BTreeSet::new(),
+            continued: BTreeMap::new(),
             desired: Generation(0),
             sent: Generation(0),
             sent_at: Instant::now(),
@@ -158,6 +161,11 @@ impl Worker {
         self.desired
     }
 
+    /// Has the rates of a rule's next route go on as those of another rule's route here; none: of its own one elsewhere.
+    pub(crate) fn go_on_from(&mut self, rule: RuleSlot, before: Option<RuleSlot>) {
+        self.continued.insert(rule, before);
+    }
+
     /// The sockets by which a rule's route takes datagrams in; none if it has no route.
     pub(crate) fn inputs_of(&self, rule: RuleSlot) -> &[SocketId] {
         self.routes.get(&rule).map_or(&[], |route| &route.inputs)
@@ -200,6 +208,7 @@ impl Worker {
     /// A new process is there and knows nothing.
     pub(crate) fn begin_anew(&mut self) {
         self.sockets.forget_told();
+        self.continued.clear();
         self.dirty = self.routes.keys().copied().collect();
         // Whatever the dead one had applied, the new one has not.
         self.desired.0 += 1;
@@ -253,11 +262,16 @@ impl Worker {
                 Some(route) => PlanOp::Put(route.clone()),
                 None => PlanOp::Remove(rule),
             };
+            let continued = self.continued.remove(&rule).filter(|_| matches!(first, PlanOp::Put(_)));
+            let continued = continued.map(|from| PlanOp::Continue { rule, from });
             let limit = self.limits.get(&rule).cloned();
             let limit = limit.map(|Limit { spans, hold_ns }| PlanOp::Limit { rule, spans, hold_ns });
-            [first].into_iter().chain(limit)
+            [first].into_iter().chain(continued).chain(limit)
         });
-        let mut parts = codec::chunks(ops.collect(), PLAN_BYTES_MAX);
+        let mut ops: Vec<_> = ops.collect();
+        // Others go on from them.
+        ops.sort_by_key(|op| matches!(op, PlanOp::Remove(_)));
+        let mut parts = codec::chunks(ops, PLAN_BYTES_MAX);
         let last = parts.pop().unwrap_or_default();
         let generation = self.desired;
         let parts = parts.into_iter().map(|ops| (ops, false)).chain([(last, true)]);

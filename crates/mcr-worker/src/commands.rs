@@ -21,8 +21,8 @@ use crate::{
 
 /// Messages carried out at a time, so that a long plan does not hold up the traffic.
 const MESSAGES_MAX: usize = 32;
-/// The most differences of one plan: every rule removed and put again.
-const OPS_MAX: usize = 2 * RULE_SLOTS;
+/// The most differences of one plan: every rule removed, or put again with a limit and what it goes on from.
+const OPS_MAX: usize = 3 * RULE_SLOTS;
 
 /// What commands change.
 pub(crate) struct Subject<'a> {
@@ -181,7 +181,8 @@ fn problem_of(ops: &[PlanOp], before: usize, sockets: &Sockets) -> Option<String
     for op in ops {
         let (PlanOp::Put(mcr_proto::plan::Route { rule, .. })
         | PlanOp::Remove(rule)
-        | PlanOp::Limit { rule, .. }) = op;
+        | PlanOp::Limit { rule, .. }
+        | PlanOp::Continue { rule, .. }) = op;
         if rule.0 as usize >= RULE_SLOTS {
             return Some(format!("rule slot {rule} does not exist"));
         }
@@ -202,7 +203,7 @@ fn missing(socket: SocketId) -> String {
 fn outputs_of(op: &PlanOp) -> impl Iterator<Item = OutputSlot> + '_ {
     let outputs = match op {
         PlanOp::Put(route) => route.outputs.as_slice(),
-        PlanOp::Remove(_) | PlanOp::Limit { .. } => &[],
+        PlanOp::Remove(_) | PlanOp::Limit { .. } | PlanOp::Continue { .. } => &[],
     };
     outputs.iter().map(|output| output.slot)
 }

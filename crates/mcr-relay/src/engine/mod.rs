@@ -128,16 +128,28 @@ impl Engine {
             PlanOp::Put(route) => {
                 self.limit(route.rule, Vec::new(), None);
                 if !self.replace(&route) {
-                    self.remove(route.rule);
-                    self.insert(route);
+                    let before = self.remove(route.rule);
+                    self.insert(route, before.as_ref());
                 }
             }
             PlanOp::Remove(rule) => {
                 self.limit(rule, Vec::new(), None);
-                self.remove(rule);
+                let _ = self.remove(rule);
                 self.flows.forget(rule);
             }
             PlanOp::Limit { rule, spans, hold_ns } => self.limit(rule, spans, hold_ns),
+            PlanOp::Continue { rule, from } => self.go_on(rule, from),
+        }
+    }
+
+    /// Has the rates of a rule's outputs go on as those of another one's outputs to the same places, or as if their bursts were used up.
+    fn go_on(&mut self, rule: RuleSlot, from: Option<RuleSlot>) {
+        let index_of = |rule| self.by_rule.get(&rule).map(|index| *index as usize);
+        let Some(index) = index_of(rule) else { return };
+        let before = from.map(|from| index_of(from).and_then(|before| self.routes[before].as_ref()));
+        let rates = before.map(|before| before.map_or(Vec::new(), RouteState::rates));
+        if let Some(state) = self.routes[index].as_mut() {
+            state.go_on(rates);
         }
     }
 
@@ -347,9 +359,9 @@ impl Engine {
         }
         let mut new = RouteState::new(route.clone());
         new.last_flow = state.last_flow;
+        new.keep_rates(state);
         for output in &mut new.outputs {
-            if let Some(same) = state.outputs.iter_mut().find(|known| known.output == output.output) {
-                output.bucket = same.bucket.take();
+            if let Some(same) = state.outputs.iter().find(|known| known.output == output.output) {
                 output.segment_max = same.segment_max;
             }
         }
@@ -357,7 +369,8 @@ impl Engine {
         true
     }
 
-    fn insert(&mut self, route: Route) {
+    /// Adds a route, perhaps in place of one that took other datagrams in.
+    fn insert(&mut self, route: Route, before: Option<&RouteState>) {
         self.flows.expect(route.rule);
         let index = self.free.pop().unwrap_or_else(|| {
             self.routes.push(None);
@@ -367,18 +380,20 @@ impl Engine {
         for input in &route.inputs {
             self.table.insert(*input, SocketAddr::new(route.address, route.port), index);
         }
-        self.routes[index as usize] = Some(RouteState::new(route));
+        let mut state = RouteState::new(route);
+        before.into_iter().for_each(|before| state.keep_rates(before));
+        self.routes[index as usize] = Some(state);
     }
 
-    fn remove(&mut self, rule: RuleSlot) {
-        let Some(index) = self.by_rule.remove(&rule) else { return };
-        if let Some(state) = self.routes[index as usize].take() {
-            let Route { inputs, address, port, .. } = state.route;
-            for input in inputs {
-                self.table.remove(input, SocketAddr::new(address, port), index);
-            }
-        }
+    fn remove(&mut self, rule: RuleSlot) -> Option<RouteState> {
+        let index = self.by_rule.remove(&rule)?;
         self.free.push(index);
+        let state = self.routes[index as usize].take()?;
+        let Route { inputs, address, port, .. } = &state.route;
+        for input in inputs {
+            self.table.remove(*input, SocketAddr::new(*address, *port), index);
+        }
+        Some(state)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Rate caps, as a virtual clock (the generic cell rate algorithm, ITU-T I.371): each datagram admitted moves the clock on by
 //! the time it may take at the capped rate, and one is refused while the clock is more than a burst ahead of now.
 
+use std::{cell::Cell, rc::Rc};
+
 use mcr_proto::endpoint::Rate;
 
 use super::Run;
@@ -9,15 +11,28 @@ use super::Run;
 const BURST_NS: u64 = 50_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 
-#[derive(Debug)]
+/// Stands for a clock as far ahead as it can be.
+const SPENT: u64 = u64::MAX;
+
+/// What is left of a rate. Clones share it.
+#[derive(Debug, Clone)]
 pub(super) struct Bucket {
     rate: Rate,
-    clock_ns: u64,
+    clock_ns: Rc<Cell<u64>>,
 }
 
 impl Bucket {
     pub(super) fn new(rate: Rate) -> Self {
-        Self { rate, clock_ns: 0 }
+        Self { rate, clock_ns: Rc::new(Cell::new(0)) }
+    }
+
+    /// One whose burst somebody else may have used a moment ago; who keeps to the rate finds room nevertheless.
+    pub(super) fn spent(rate: Rate) -> Self {
+        Self { rate, clock_ns: Rc::new(Cell::new(SPENT)) }
+    }
+
+    pub(super) fn rate(&self) -> Rate {
+        self.rate
     }
 
     /// How many datagrams of the run, from its first, may be sent.
@@ -27,14 +42,18 @@ impl Bucket {
 
     /// How many of so many datagrams, each of so many bytes, may go on.
     pub(super) fn take_each(&mut self, datagrams: u32, bytes: impl Fn(u32) -> u32, now_ns: u64) -> u32 {
-        self.clock_ns = self.clock_ns.max(now_ns);
         let limit_ns = now_ns.saturating_add(BURST_NS);
+        let mut clock_ns = match self.clock_ns.get() {
+            SPENT => limit_ns.saturating_sub(1),
+            clock_ns => clock_ns.max(now_ns),
+        };
         let mut admitted = 0;
         // The clock may stand at the limit but not beyond, so that even a rate of less than one a burst admits one.
-        while admitted < datagrams && self.clock_ns < limit_ns {
-            self.clock_ns = self.clock_ns.saturating_add(self.cost_ns(bytes(admitted)));
+        while admitted < datagrams && clock_ns < limit_ns {
+            clock_ns = clock_ns.saturating_add(self.cost_ns(bytes(admitted))).min(SPENT - 1);
             admitted += 1;
         }
+        self.clock_ns.set(clock_ns);
         admitted
     }
 
@@ -109,6 +128,21 @@ mod tests {
         assert_eq!(bucket.take(&run(64, 100), 5 * NS_PER_S), 0);
         // Idle time is not saved up beyond a burst.
         assert_eq!(bucket.take(&run(64, 100), 500 * NS_PER_S), 50);
+    }
+
+    #[test]
+    fn a_spent_one_has_room_for_the_rate_and_for_no_burst() {
+        let mut bucket = Bucket::spent(Rate::PacketsPerSecond(1000));
+        assert_eq!(offer(&mut bucket, &run(1, 100), 5_000, 1_000), 1_000);
+        let mut bucket = Bucket::spent(Rate::PacketsPerSecond(1000));
+        assert_eq!(offer(&mut bucket, &run(64, 100), 5_000, 1_000), 1_000);
+    }
+
+    #[test]
+    fn clones_share_one_rate() {
+        let mut bucket = Bucket::new(Rate::PacketsPerSecond(1000));
+        let mut other = bucket.clone();
+        assert_eq!((bucket.take(&run(30, 100), 0), other.take(&run(64, 100), 0)), (30, 20));
     }
 
     #[test]

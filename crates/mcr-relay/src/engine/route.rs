@@ -53,6 +53,41 @@ impl RouteState {
         }
     }
 
+    /// What is left of its outputs' rates, by where they send to.
+    pub(super) fn rates(&self) -> Vec<(SocketAddr, Bucket)> {
+        let capped =
+            self.outputs.iter().filter_map(|state| Some((state.output.destination, state.bucket.clone()?)));
+        capped.collect()
+    }
+
+    /// Has its outputs go on with these rates of others to the same places, each with one of them; none: with rates of which no burst is
+    /// left.
+    pub(super) fn go_on(&mut self, mut rates: Option<Vec<(SocketAddr, Bucket)>>) {
+        for OutputState { output, bucket, .. } in &mut self.outputs {
+            let Some(bucket) = bucket else { continue };
+            let key = (output.destination, bucket.rate());
+            match &mut rates {
+                None => *bucket = Bucket::spent(bucket.rate()),
+                Some(rates) => {
+                    let same =
+                        rates.iter().position(|(destination, known)| (*destination, known.rate()) == key);
+                    same.into_iter().for_each(|place| *bucket = rates.remove(place).1);
+                }
+            }
+        }
+    }
+
+    /// Has outputs that the route before had, too, go on with what is left of their rates, by whichever sockets they send now.
+    pub(super) fn keep_rates(&mut self, before: &Self) {
+        let key = |output: &RouteOutput| (output.slot, output.destination, output.rate);
+        for state in self.outputs.iter_mut().filter(|state| state.bucket.is_some()) {
+            let mut known = before.outputs.iter();
+            if let Some(same) = known.find(|known| key(&known.output) == key(&state.output)) {
+                state.bucket.clone_from(&same.bucket);
+            }
+        }
+    }
+
     /// Whether it takes such a datagram; its destination was looked up.
     pub(super) fn wants(&self, arrival: &Arrival) -> bool {
         self.is_of_source(arrival) && (self.spans.is_empty() || self.is_inside(arrival))

@@ -197,6 +197,65 @@ fn an_unchanged_output_keeps_its_rate_and_its_segment_size_when_its_route_change
     assert_eq!(left, [(3, 2), (2, 1), (2, 1)]);
 }
 
+/// How many copies leave of a hundred datagrams by the outputs of these routes together.
+fn burst(engine: &mut Engine, now_ns: u64) -> u32 {
+    let all: Vec<_> = (0..100).map(|frame| arrival(frame, 100, 0)).collect();
+    relay(engine, &all, now_ns, &mut Counted::default()).iter().map(|send| send.datagrams).sum()
+}
+
+fn capped(slot: u32) -> RouteOutput {
+    RouteOutput { rate: Some(Rate::PacketsPerSecond(1_000)), ..output(slot) }
+}
+
+#[test]
+fn a_route_that_takes_datagrams_in_and_sends_them_by_other_sockets_has_no_second_burst() {
+    let mut engine = engine_with([route(1, vec![capped(1)])]);
+    assert_eq!(burst(&mut engine, 0), 50);
+    let moved = RouteOutput { via: Via::Udp(SocketId(8)), ..capped(1) };
+    let inputs = vec![SocketId(1), SocketId(2)];
+    engine.apply(PlanOp::Put(Route { inputs, ..route(1, vec![moved]) }));
+    assert_eq!(burst(&mut engine, 10_000_000), 10, "what ten milliseconds pay for");
+    let faster = RouteOutput { rate: Some(Rate::PacketsPerSecond(2_000)), ..capped(1) };
+    engine.apply(PlanOp::Put(route(1, vec![faster])));
+    assert_eq!(burst(&mut engine, 10_000_000), 100, "another rate begins anew");
+}
+
+#[test]
+fn a_rule_that_goes_on_from_another_shares_its_rates_and_one_from_elsewhere_has_no_burst() {
+    let mut engine =
+        engine_with([route(1, vec![capped(1), output(2)]), route(2, vec![output(3), capped(4)])]);
+    engine.apply(PlanOp::Continue { rule: RuleSlot(2), from: Some(RuleSlot(1)) });
+    // Both are there for a while: 50 of the one rate, and 100 each of those that have none.
+    assert_eq!(burst(&mut engine, 0), 250);
+    engine.apply(PlanOp::Remove(RuleSlot(1)));
+    assert_eq!(burst(&mut engine, 10_000_000), 110);
+
+    // Other places and rates do not: that is another rule's business.
+    let elsewhere = RouteOutput { destination: ([10, 0, 0, 7], 6000).into(), ..capped(5) };
+    engine.apply(PlanOp::Put(route(3, vec![elsewhere])));
+    engine.apply(PlanOp::Continue { rule: RuleSlot(3), from: Some(RuleSlot(2)) });
+    engine.apply(PlanOp::Remove(RuleSlot(2)));
+    assert_eq!(burst(&mut engine, 10_000_000), 50);
+
+    engine.apply(PlanOp::Put(route(4, vec![capped(6)])));
+    engine.apply(PlanOp::Continue { rule: RuleSlot(4), from: None });
+    engine.apply(PlanOp::Remove(RuleSlot(3)));
+    assert_eq!([100_000_000, 110_000_000].map(|now_ns| burst(&mut engine, now_ns)), [1, 10]);
+    // Two outputs to one place, by two interfaces perhaps, have a rate each.
+    engine.apply(PlanOp::Put(route(5, vec![capped(7), capped(8)])));
+    engine.apply(PlanOp::Continue { rule: RuleSlot(5), from: Some(RuleSlot(4)) });
+    engine.apply(PlanOp::Remove(RuleSlot(4)));
+    assert_eq!(burst(&mut engine, 110_000_000), 50);
+    engine.apply(PlanOp::Put(route(4, vec![capped(6)])));
+    engine.apply(PlanOp::Continue { rule: RuleSlot(4), from: None });
+    engine.apply(PlanOp::Remove(RuleSlot(5)));
+    assert_eq!(burst(&mut engine, 110_000_000), 1);
+    // Rules and routes that are not there are no error.
+    engine.apply(PlanOp::Continue { rule: RuleSlot(9), from: Some(RuleSlot(4)) });
+    engine.apply(PlanOp::Continue { rule: RuleSlot(4), from: Some(RuleSlot(9)) });
+    assert_eq!(burst(&mut engine, 110_000_000), 0);
+}
+
 #[test]
 fn smaller_segments_than_those_refused_still_leave_together() {
     let mut engine = engine_with([route(1, vec![output(1)])]);

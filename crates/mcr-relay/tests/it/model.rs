@@ -118,14 +118,17 @@ impl Model {
             PlanOp::Put(route) => {
                 let old = self.routes.remove(&route.rule);
                 let key = |route: &Route| (route.inputs.clone(), route.address, route.port);
-                let old = old.filter(|old| key(&old.route) == key(route));
-                let mut known = old.map_or(Vec::new(), |old| old.outputs);
+                let is_replaced = old.as_ref().is_some_and(|old| key(&old.route) == key(route));
+                let known = old.map_or(Vec::new(), |old| old.outputs);
                 let outputs = route.outputs.iter().map(|output| {
-                    let same = known.iter().position(|known| known.output == *output);
-                    same.map_or_else(
-                        || ModelOutput { output: output.clone(), clock_ns: 0, refused: None },
-                        |same| known.swap_remove(same),
-                    )
+                    let rated = |output: &RouteOutput| (output.slot, output.destination, output.rate);
+                    let rate = known.iter().find(|known| rated(&known.output) == rated(output));
+                    let same = known.iter().find(|known| is_replaced && known.output == *output);
+                    ModelOutput {
+                        output: output.clone(),
+                        clock_ns: rate.map_or(0, |known| known.clock_ns),
+                        refused: same.and_then(|known| known.refused),
+                    }
                 });
                 let outputs = outputs.collect();
                 let spans = Vec::new();
@@ -135,6 +138,7 @@ impl Model {
                 self.routes.remove(rule);
                 self.flows.retain(|(known, _)| known != rule);
             }
+            PlanOp::Continue { .. } => unreachable!("scenarios have none of these"),
             PlanOp::Limit { rule, spans, .. } => {
                 self.routes.get_mut(rule).into_iter().for_each(|route| route.spans = spans.clone());
             }

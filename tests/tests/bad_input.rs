@@ -158,8 +158,8 @@ fn others_read_where_the_configuration_lets_them_and_change_nothing() {
     let listed = as_nobody(&["list"]);
     assert_eq!(listed.code, Some(0), "{listed:?}");
     assert!(listed.stdout.contains("video"), "{listed:?}");
-    as_nobody(&["remove", "video"]).says(3, &["65534"]);
-    as_nobody(&["add", "239.1.1.2:5000@lo", OUTPUT]).says(3, &["65534"]);
+    as_nobody(&["remove", "video"]).says(3, &["rule.remove", "not permitted"]);
+    as_nobody(&["add", "239.1.1.2:5000@lo", OUTPUT]).says(3, &["rule.add", "not permitted"]);
     assert_eq!(daemon.client().rules(None).expect("it answers").len(), 1);
 }
 

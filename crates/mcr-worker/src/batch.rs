@@ -1,8 +1,11 @@
 //! A batch: frames received together, on their way through the engine.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
 
-use mcr_proto::counters::InputDrop;
+use mcr_proto::{counters::InputDrop, plan::SocketId};
 use mcr_relay::engine::{Arrival, Engine, RunsFull};
 use mcr_socket::packet::AuxData;
 use mcr_uring_io::{Io, Received};
@@ -122,8 +125,25 @@ impl Batch {
 /// Puts frames into the order in which the kernel received them. While a rule goes from some sockets to others, datagrams of one flow
 /// come through both; each socket has its own in order, but not together.
 #[cold]
-pub(crate) fn sort(io: &Io, frames: &mut [Frame]) {
-    frames.sort_by_cached_key(|frame| arrival::stamp(&io.datagram(&frame.received)));
+pub(crate) fn sort(io: &Io, frames: &mut Vec<Frame>) {
+    let stamps =
+        frames.iter().map(|frame| (frame.origin.socket, arrival::stamp(&io.datagram(&frame.received))));
+    let times = times(stamps);
+    let mut timed: Vec<_> = times.into_iter().zip(frames.drain(..)).collect();
+    timed.sort_by_key(|(time, _)| *time);
+    frames.extend(timed.into_iter().map(|(_, frame)| frame));
+}
+
+/// When frames came, as far as they are to be put in order: never earlier than the one before by the same socket. One without a stamp comes behind ones with,
+/// where the kernel has ceased to stamp them before they were taken; and a clock may have been set back.
+fn times(stamps: impl Iterator<Item = (SocketId, u64)>) -> Vec<u64> {
+    let mut latest = BTreeMap::new();
+    let time = |(socket, stamp_ns): (SocketId, u64)| {
+        let latest: &mut u64 = latest.entry(socket).or_default();
+        *latest = stamp_ns.max(*latest);
+        *latest
+    };
+    stamps.map(time).collect()
 }
 
 /// Takes an arrival to its routes and shows traces what became of it.
@@ -191,5 +211,23 @@ fn read<const TRACED: bool>(
             }
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_sockets_are_merged_by_stamps_and_neither_loses_its_order() {
+        let [ring, other] = [SocketId(1), SocketId(2)];
+        // The ring's third has no stamp, its fifth came after the clock was set back.
+        let stamps =
+            [(ring, 0), (ring, 10), (ring, 0), (ring, 30), (ring, 25), (other, 0), (other, 20), (other, 40)];
+        let times = times(stamps.into_iter());
+        assert_eq!(times, [0, 10, 10, 30, 30, 0, 20, 40]);
+        let mut order: Vec<_> = (0..stamps.len()).collect();
+        order.sort_by_key(|index| times[*index]);
+        assert_eq!(order, [0, 5, 1, 2, 6, 3, 4, 7]);
     }
 }

@@ -128,7 +128,9 @@ impl Worker {
         let mut events = Vec::with_capacity(self.io.events_max());
         let mut failed_waits = 0;
         loop {
-            self.io.limit_ring_frames(self.turn.frames().saturating_sub(self.incoming.len()));
+            // What two sockets bring of one flow is put in order within a batch, so all that waits should be in it.
+            let frames_max = if self.engine.is_limited() { turn::MAX } else { self.turn.frames() };
+            self.io.limit_ring_frames(frames_max.saturating_sub(self.incoming.len()));
             match self.io.wait(Some(self.timeout()), &mut events) {
                 Ok(()) => failed_waits = 0,
                 Err(_) if failed_waits < FAILED_WAITS_MAX => failed_waits += 1,

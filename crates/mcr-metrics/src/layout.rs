@@ -48,7 +48,7 @@ pub struct Header {
     pub(crate) layout: AtomicU64,
     /// The worker's monotonic clock at its last turn, in nanoseconds; of the kernel data path, when its counts were brought here.
     pub heartbeat_ns: Counter,
-    /// Turns of the worker's loop.
+    /// Turns of the worker: batches relayed, or seen that there is none.
     pub turns: Counter,
     /// Rows of flows that were ever in use: from the first on.
     pub(crate) flow_rows: Counter,

@@ -99,7 +99,8 @@ impl Asker {
             for (kind, sequence, body) in messages(&datagram) {
                 match kind {
                     _ if sequence != self.sequence => {}
-                    DONE => return Ok(()),
+                    // A dump that was given up ends with the reason; of other ends the kernel says nothing, or a number that is no error.
+                    DONE => return done(body),
                     ERROR => return acknowledged(body),
                     ..KIND_MIN => {}
                     _ => each(kind, body),
@@ -119,6 +120,14 @@ fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> io::Result<Vec<
     message.extend(0_u32.to_ne_bytes());
     message.extend(body);
     Ok(message)
+}
+
+/// What an NLMSG_DONE says.
+fn done(body: &[u8]) -> io::Result<()> {
+    match u32_at(body, 0).map(u32::cast_signed) {
+        Some(errno @ ..0) => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
+        _ => Ok(()),
+    }
 }
 
 /// What an NLMSG_ERROR says; 0 is an acknowledgement.

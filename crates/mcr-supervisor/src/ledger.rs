@@ -2,7 +2,7 @@
 //!
 //! A full receive buffer drops; the kernel counts that. A worker that dies takes along what it had taken from the kernel and not
 //! yet counted. For packet sockets the kernel also counts what went through, so that loss is the difference once nothing is under
-//! way. For UDP sockets it does not, and there that loss (at most the worker's receive buffers, 256 datagrams) stays uncounted.
+//! way. For UDP sockets it does not, and there that loss (at most the worker's receive buffers, 1,024 datagrams) stays uncounted.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -329,8 +329,9 @@ impl State {
             if !matches!(one.phase, Phase::Told(at) if told.has_applied(at)) {
                 continue;
             }
-            // The worker holds what came at the time that it was told before.
-            if one.edge.is_near() {
+            // The worker holds what came at the time that it was told before; where the kernel divides, no time has to be kept.
+            let by_time = !one.is_divided_by_kernel();
+            if by_time && one.edge.is_near() {
                 one.put_off(told);
                 continue;
             }
@@ -343,7 +344,7 @@ impl State {
                 refused.push(one.id);
                 continue;
             }
-            if realtime_ns() >= one.edge.stamp_ns {
+            if by_time && realtime_ns() >= one.edge.stamp_ns {
                 warn!(
                     rule = one.id.0,
                     "this process stood still while a rule changed its way: what came meanwhile may be lost or doubled"

@@ -269,6 +269,8 @@ impl Worker {
             [first].into_iter().chain(continued).chain(limit)
         });
         let mut ops: Vec<_> = ops.collect();
+        // Slots are given to others in time: what was not told now is not true later.
+        self.continued.clear();
         // Others go on from them.
         ops.sort_by_key(|op| matches!(op, PlanOp::Remove(_)));
         let mut parts = codec::chunks(ops, PLAN_BYTES_MAX);

@@ -130,6 +130,7 @@ impl Worker {
         loop {
             // What two sockets bring of one flow is put in order within a batch, so all that waits should be in it.
             let frames_max = if self.engine.is_limited() { turn::MAX } else { self.turn.frames() };
+            let frames_max = frames_max.min(self.sockets.ring_frames_max());
             self.io.limit_ring_frames(frames_max.saturating_sub(self.incoming.len()));
             match self.io.wait(Some(self.timeout()), &mut events) {
                 Ok(()) => failed_waits = 0,
@@ -161,7 +162,6 @@ impl Worker {
     fn beat(&self, now_ns: u64) {
         let header = self.segment.header();
         header.heartbeat_ns.set(now_ns);
-        header.turns.add(1);
     }
 
     /// Sorts what a wait brought.
@@ -205,18 +205,18 @@ impl Worker {
             let counts = Counts { segment: &self.segment, arrived_ns: 0 };
             let frames = self.batch.frames();
             counts.relayed(&self.engine, |frame| frames[frame as usize].received_ns, self.realtime_ns);
-            let runs = self.engine.runs();
-            self.turn.note(runs.iter().map(|run| run.datagrams() as usize).sum(), runs.len());
+            self.engine.runs().iter().for_each(|run| self.turn.note(run.datagrams(), run.datagrams_max()));
             self.engine.clear_runs();
             self.sends.begin();
             if self.batch.is_relayed() {
-                self.turn.end(self.batch.frames().len());
+                self.turn.end(self.batch.frames().len(), self.sockets.ring_frames_max(), now_ns);
                 self.batch.recycle(&mut self.io);
                 if self.tracer.is_on() {
                     self.tracer.settle(&self.segment);
                 }
                 // What is held was taken from sockets and is not relayed.
                 if !self.is_held() {
+                    self.segment.header().turns.add(1);
                     for socket in self.stopped.ended(self.incoming.is_empty()) {
                         self.link.answer(&FromWorker::Stopped { socket })?;
                     }
@@ -231,6 +231,7 @@ impl Worker {
                     batch::sort(&self.io, &mut self.incoming);
                 }
                 self.batch.begin(&mut self.incoming);
+                self.turn.begin(now_ns);
                 self.engine.tick(now_ns);
             }
             let mut counts = Counts { segment: &self.segment, arrived_ns: 0 };

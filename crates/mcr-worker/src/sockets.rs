@@ -26,6 +26,17 @@ struct Receiver {
     reported_ns: Option<u64>,
 }
 
+impl Receiver {
+    fn ring_frames_max(&self) -> Option<usize> {
+        match self.origin.kind {
+            ReceiverKind::Packet { ring: Some(ring), .. } => {
+                Some((ring_shape(ring).slots()? / 2).max(1) as usize)
+            }
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Role {
     Receiver(SocketKey),
@@ -36,6 +47,8 @@ enum Role {
 pub(crate) struct Sockets {
     receivers: HashMap<SocketKey, Receiver>,
     by_id: HashMap<SocketId, Role>,
+    /// Half of the slots of the smallest ring: the others are the kernel's while a batch is sent.
+    ring_frames_max: Option<usize>,
     /// Announced, and not read before the plan that names them: what waits in them shall find its route.
     announced: Vec<Announced>,
 }
@@ -90,7 +103,9 @@ impl Sockets {
         };
         io.prioritize(key, lane.priority);
         self.by_id.insert(origin.socket, Role::Receiver(key));
-        self.receivers.insert(key, Receiver { origin, reported_ns: None });
+        let receiver = Receiver { origin, reported_ns: None };
+        self.ring_frames_max = self.ring_frames_max.into_iter().chain(receiver.ring_frames_max()).min();
+        self.receivers.insert(key, receiver);
         Ok(())
     }
 
@@ -101,6 +116,11 @@ impl Sockets {
         Ok(())
     }
 
+    /// The most frames to be taken from rings at a time.
+    pub(crate) fn ring_frames_max(&self) -> usize {
+        self.ring_frames_max.unwrap_or(usize::MAX)
+    }
+
     /// False if there is no such socket.
     pub(crate) fn close(&mut self, io: &mut Io, id: SocketId) -> bool {
         let Some(role) = self.by_id.remove(&id) else {
@@ -109,7 +129,9 @@ impl Sockets {
             return self.announced.len() < before;
         };
         let (Role::Receiver(key) | Role::Sender(key)) = role;
-        self.receivers.remove(&key);
+        if self.receivers.remove(&key).and_then(|closed| closed.ring_frames_max()).is_some() {
+            self.ring_frames_max = self.receivers.values().filter_map(Receiver::ring_frames_max).min();
+        }
         io.close(key);
         true
     }

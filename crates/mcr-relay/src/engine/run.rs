@@ -102,6 +102,11 @@ impl Run {
         count.min(RUN_DATAGRAMS_MAX - self.datagrams).min(by_bytes)
     }
 
+    /// How many datagrams of its size it could hold.
+    pub fn datagrams_max(&self) -> u32 {
+        (RUN_BYTES_MAX / u32::from(self.segment).max(1)).clamp(1, RUN_DATAGRAMS_MAX)
+    }
+
     /// How many datagrams it holds.
     pub fn datagrams(&self) -> u32 {
         self.datagrams

@@ -2,7 +2,7 @@
 //! Each datagram is relayed once and counted once.
 #![allow(clippy::unwrap_used)] // A test has no better answer to an error than to fail.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use mcr_e2e::{
     Bed, Cell, Sink,
@@ -227,15 +227,37 @@ in_udp_cells! {
     // The kernel gives what is sent to an address of the host to one socket only.
     fn the_class_of_rules_at_an_address_of_the_host_changes_and_each_datagram_is_relayed_once(cell) {
         for kind in [Kind::Hosts, Kind::Hosts6] {
-            exactly_once_of(kind, cell, MOVES / 2, |bed, number| {
+            exactly_once_of(kind, cell, MOVES / 3, |bed, number| {
                 let class = ["", "class = \"one\""][(number + 1) % 2];
                 load_of(kind, &mut bed.client, "udp", ONE, class);
             });
         }
     }
 
+    // What is divided by the kernel waits for no time, so there is none to be missed.
+    fn the_class_of_rules_at_an_address_changes_whenever_the_worker_answers(cell) {
+        let mut sockets = None;
+        exactly_once_of(Kind::Hosts, cell, 3, |bed, number| {
+            let change = |bed: &mut Bed| load_of(Kind::Hosts, &mut bed.client, "udp", ONE, ["", "class = \"one\""][number % 2]);
+            if number == 0 {
+                return change(bed);
+            }
+            let worker = bed.client.workers().unwrap().remove(0);
+            let (pid, before) = (worker.pid.unwrap(), *sockets.get_or_insert(worker.sockets));
+            signal(pid, Signal::SIGSTOP);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    thread::sleep(Duration::from_millis(300));
+                    signal(pid, Signal::SIGCONT);
+                });
+                change(bed);
+            });
+            eventually("the old sockets are closed", || bed.client.workers().unwrap()[0].sockets == before);
+        });
+    }
+
     fn a_class_of_rules_at_one_address_is_defined_anew_and_each_datagram_is_relayed_once(cell) {
-        exactly_once_of(Kind::Hosts, cell, MOVES / 2, |bed, number| {
+        exactly_once_of(Kind::Hosts, cell, MOVES / 3, |bed, number| {
             let class = format!("[[class]]\nname = \"one\"\npriority = {}\n", number % 2 + 1);
             let mut text = class;
             // Two rules for each address, of which one socket takes what both get.

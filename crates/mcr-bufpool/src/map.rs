@@ -33,7 +33,10 @@ impl Map {
         }
         let base = map(bytes, 0).map_err(|source| PoolError::Map { bytes, source })?;
         let mut new = Self { base, bytes, pages: Pages::Normal };
-        if wanted == HugePages::ReservedOrTransparent && new.advise_huge() {
+        if wanted != HugePages::ReservedOrTransparent {
+            // Where the host makes all memory huge (transparent_hugepage=always), a touched byte would cost 2 MiB. A kernel that refuses has none.
+            new.advise(libc::MADV_NOHUGEPAGE);
+        } else if new.advise(libc::MADV_HUGEPAGE) {
             new.pages = Pages::Transparent;
         }
         Ok(new)
@@ -58,9 +61,10 @@ impl Map {
         unsafe { self.base.add(offset) }
     }
 
-    fn advise_huge(&self) -> bool {
-        // SAFETY: the range is exactly our own mapping; MADV_HUGEPAGE does not change what it holds.
-        let result = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, libc::MADV_HUGEPAGE) };
+    /// Whether the kernel took the advice, which is one about huge pages.
+    fn advise(&self, advice: libc::c_int) -> bool {
+        // SAFETY: the range is exactly our own mapping; neither MADV_HUGEPAGE nor MADV_NOHUGEPAGE changes what it holds.
+        let result = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, advice) };
         result == 0
     }
 }

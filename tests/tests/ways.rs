@@ -165,7 +165,7 @@ fn a_worker_that_dies_in_the_midst_of_moves_loses_what_is_counted_and_nothing_is
         let pid = bed.client.workers().unwrap()[0].pid.unwrap();
         thread::scope(|scope| {
             let kill = scope.spawn(move || {
-                thread::sleep(std::time::Duration::from_millis(20 * number));
+                thread::sleep(Duration::from_millis(20 * number));
                 signal(pid, Signal::SIGKILL);
             });
             // The answer is that the worker is busy, if it died before it had its plan.

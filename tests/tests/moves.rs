@@ -3,7 +3,12 @@
 
 use std::thread::{self, JoinHandle};
 
-use mcr_e2e::{Bed, Cell, daemon::signal, eventually, in_udp_cells, law, streams::Streams};
+use mcr_e2e::{
+    Bed, Cell,
+    daemon::signal,
+    eventually, in_udp_cells, law,
+    streams::{Kind, Streams},
+};
 use mcr_proto::{
     message::WorkerState,
     rpc::{WorkerInfo, rule_ref},
@@ -114,6 +119,28 @@ in_udp_cells! {
         assert_eq!((arrived[0].received, arrived[0].out_of_place), (sent, 0), "{arrived:?}");
         let stats = bed.finish();
         assert_eq!(law::rule(&stats, "stream-0").datagrams, sent);
+    }
+
+    // The kernel gives what is sent to an address of the host to one socket only.
+    fn rules_that_share_an_address_of_the_host_stay_at_one_worker(cell) {
+        let mut bed = Bed::with_workers(cell, 1, 2);
+        let streams = Streams::start_of(Kind::Hosts, &mut bed, 1, RATE);
+        bed.add("other", &Kind::Hosts.input(0), &["239.9.9.9:7000@out0"]);
+        let other = rule_ref("other").unwrap();
+        let here = bed.client.rules(Some(&other)).unwrap()[0].worker;
+        let refused = bed.client.rule_move(&other, 1 - here).unwrap_err().to_string();
+        assert!(refused.contains("rule stream-0 takes"), "{refused}");
+        assert_eq!(bed.client.rule_move(&other, here).unwrap().worker, here);
+        bed.remove("other");
+        let alone = rule_ref("stream-0").unwrap();
+        for to in [1 - here, here] {
+            assert_eq!(bed.client.rule_move(&alone, to).unwrap().worker, to);
+            let seen = streams.received();
+            eventually("the stream flows", || streams.received() > seen + 20);
+        }
+        let (sent, arrived) = streams.stop(&mut bed);
+        assert_eq!((arrived[0].received, arrived[0].out_of_place), (sent, 0), "{arrived:?}");
+        bed.finish();
     }
 
     fn a_rule_that_passes_through_a_worker_that_does_not_listen_leaves_it_able_to_go_on(cell) {

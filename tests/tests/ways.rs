@@ -53,13 +53,18 @@ fn exactly_once(cell: Cell, steps: usize, step: impl FnMut(&mut Bed, usize)) -> 
 }
 
 /// As [`exactly_once`], with streams of a kind.
-fn exactly_once_of(
+fn exactly_once_of(kind: Kind, cell: Cell, steps: usize, step: impl FnMut(&mut Bed, usize)) -> Vec<Arrived> {
+    exactly_once_with(kind, Bed::new(cell, 1), 0, steps, step)
+}
+
+/// As [`exactly_once_of`], where streams have `others`: rules other-0 and so on of the same inputs, which nobody listens to.
+fn exactly_once_with(
     kind: Kind,
-    cell: Cell,
+    mut bed: Bed,
+    others: usize,
     steps: usize,
     mut step: impl FnMut(&mut Bed, usize),
 ) -> Vec<Arrived> {
-    let mut bed = Bed::new(cell, 1);
     let streams = Streams::start_of(kind, &mut bed, STREAMS, RATE);
     eventually("traffic flows", || streams.received() > 100);
     for number in 0..steps {
@@ -72,6 +77,10 @@ fn exactly_once_of(
     for (stream, arrived) in arrived.iter().enumerate() {
         let all = (arrived.received, arrived.doubled) == (sent, 0);
         assert!(all, "of {sent} of stream {stream}: {arrived:?}; {:#?}", stats.inputs);
+    }
+    for other in 0..others {
+        let of = |name: &str| law::rule(&stats, &format!("{name}-{other}")).datagrams;
+        assert_eq!(of("other"), of("stream"), "both have changed together: {:#?}", stats.rules);
     }
     let (input, all) = (law::input(&stats, "in0"), sent * STREAMS as u64);
     assert_eq!((input.datagrams, input.matched, input.drops.len()), (all, all, 0), "{input:?}");
@@ -257,7 +266,12 @@ in_udp_cells! {
     }
 
     fn a_class_of_rules_at_one_address_is_defined_anew_and_each_datagram_is_relayed_once(cell) {
-        exactly_once_of(Kind::Hosts, cell, MOVES / 3, |bed, number| {
+        let mut bed = Bed::new(cell, 1);
+        for stream in 0..STREAMS {
+            let output = format!("239.3.3.{stream}:6000@out0");
+            bed.add(&format!("other-{stream}"), &Kind::Hosts.input(stream), &[&output]);
+        }
+        exactly_once_with(Kind::Hosts, bed, STREAMS, MOVES / 3, |bed, number| {
             let class = format!("[[class]]\nname = \"one\"\npriority = {}\n", number % 2 + 1);
             let mut text = class;
             // Two rules for each address, of which one socket takes what both get.

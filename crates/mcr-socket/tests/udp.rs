@@ -99,6 +99,24 @@ fn a_unicast_input_is_received_by_its_interface() {
 }
 
 #[test]
+fn an_address_that_goes_to_one_socket_is_that_ones_and_others_are_shared() {
+    let Some(()) = require::netns() else { return };
+    let line = Line::new().unwrap();
+    let share = |address: &str| {
+        let _ours = input(&line.relay, address, "in0", &[], false).unwrap();
+        input(&line.relay, address, "in0", &[], false).map(drop)
+    };
+    for host in ["10.1.0.2:5000", "[fd00:1::2]:5000"] {
+        assert!(share(host).unwrap_err().to_string().contains("in use"), "{host}");
+    }
+    for several in
+        ["239.1.1.1:5000", "[ff3e::1]:5000", "10.1.0.255:5000", "255.255.255.255:5000", "0.0.0.0:5000"]
+    {
+        assert!(share(several).is_ok(), "{several}: {:?}", share(several));
+    }
+}
+
+#[test]
 fn sources_are_added_to_and_taken_from_a_live_input() {
     let Some(()) = require::netns() else { return };
     let line = Line::new().unwrap();

@@ -22,6 +22,7 @@ use crate::{
     acquire::{leave, release},
     inputs::Inputs,
     rules::{Acquired, Rule},
+    sockets::is_host,
     state::{State, not_found},
     worker::Worker,
 };
@@ -163,12 +164,37 @@ impl State {
             let message = format!("no worker {to}; there are {}, counted from 0", self.workers.len());
             return Err(Fault::new(FaultKind::NotFound, message).at("worker"));
         }
+        self.check_alone(id, to)?;
         if let Some(mut rule) = self.rules.get_mut(id) {
             rule.home = to;
         }
         self.carry(id, self.carrier(to), network);
         let rule = self.rules.get(id).ok_or_else(|| not_found(rule))?;
         Ok((id, rule.worker, rule.generation))
+    }
+
+    /// Whether a rule can go to a worker by itself. Of UDP sockets at one address of this host the kernel gives datagrams to one only, so
+    /// rules that share one stay together.
+    fn check_alone(&self, id: RuleId, to: WorkerIndex) -> Result<(), Fault> {
+        let Some(rule) = self.rules.get(id).filter(|rule| rule.worker != self.carrier(to)) else {
+            return Ok(());
+        };
+        let shares = |key: &ReceiverKey, other: &Rule| {
+            let theirs = &other.acquired.receivers;
+            is_host(key) && theirs.iter().any(|other| other == key || other.rivals(key))
+        };
+        let is_other =
+            |other: &&Rule| other.id != id && rule.acquired.receivers.iter().any(|key| shares(key, other));
+        if !rule.acquired.receivers.iter().any(is_host) {
+            return Ok(());
+        }
+        let Some(other) = self.rules.all().find(is_other) else { return Ok(()) };
+        let message = format!(
+            "rule {} takes {} in by the udp data path, too, and both share the one socket that gets it; give one of them the packet data path, \
+             or another address or port",
+            other.name, rule.spec.input
+        );
+        Err(Fault::new(FaultKind::Unsupported, message).at("worker"))
     }
 
     /// Has a rule carried by another worker.
@@ -202,6 +228,7 @@ impl State {
         if alive {
             workers[usize::from(to.0)].go_on_from(rule.slot, None);
         }
+        let receivers = acquired.receivers.clone();
         let old = &mut workers[usize::from(from.0)];
         if alive && datapath == Some(Datapath::Udp) && handed_over.is_empty() {
             leave(rule.slot, acquired, old, holds, kernel);
@@ -210,7 +237,10 @@ impl State {
             rule.leaving = Some((from, acquired));
         }
         drop(rule);
+        // Another rule may have the socket there still, until it is carried here, too.
+        self.workers[usize::from(from.0)].sockets.lend(&receivers, true);
         self.refresh(id, network);
+        self.workers[usize::from(from.0)].sockets.lend(&receivers, false);
         let worker = &mut self.workers[usize::from(to.0)];
         let is_running = worker.is_running();
         handed_over.iter().for_each(|key| worker.sockets.close_unused(key, &worker.counters, is_running));

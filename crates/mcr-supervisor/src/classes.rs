@@ -6,11 +6,11 @@ use mcr_netmon::Snapshot;
 use mcr_proto::{
     config::Class,
     message::{Fault, FaultKind, Settings},
-    rule::{RuleId, RuleSpec},
+    rule::{DatapathChoice, RuleId, RuleSpec},
 };
 use mcr_relay::{classes::Lane, compile::ReceiverKey};
 
-use crate::state::State;
+use crate::{rules::Rule, state::State};
 
 impl State {
     /// Makes these the settings; rules follow where classes are others than before, but for those that are `changing` anyway, each to this,
@@ -40,13 +40,18 @@ impl State {
             let wanted = class.map_or(Lane::NONE, |class| classes.of_rule(class));
             for key in &rule.acquired.receivers {
                 if matches!(key, ReceiverKey::Udp { bound, .. } if !bound.ip().is_multicast()) {
-                    let outdated =
-                        spec.is_none_or(|spec| spec.input != rule.spec.input) || key.lane() != wanted;
+                    let outdated = spec.is_none_or(|spec| leaves(rule, spec)) || key.lane() != wanted;
                     workers[usize::from(rule.worker.0)].sockets.outdate(key, rule.slot, outdated);
                 }
             }
         }
     }
+}
+
+/// Whether a rule lets go of its UDP sockets when it becomes this, whatever its class.
+fn leaves(rule: &Rule, spec: &RuleSpec) -> bool {
+    let elsewhere = matches!(spec.datapath, DatapathChoice::Kernel | DatapathChoice::Packet);
+    !spec.enabled || elsewhere || spec.input != rule.spec.input
 }
 
 /// Whether a rule's class is one of these.

@@ -14,6 +14,8 @@ mod ports;
 pub(crate) mod swallowing;
 mod traces;
 
+pub(crate) use local::sockets_at;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},

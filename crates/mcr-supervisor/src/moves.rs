@@ -438,12 +438,13 @@ impl State {
         if let Some(mut rule) = rules.get_mut(id) {
             kernel.swallowing.touch(rule.spec.input.socket_addr());
             if let Some(hold) = hold_later.filter(|_| rule.acquired.hold.is_none()) {
-                match holds.acquire_beside(hold) {
+                match holds.acquire_beside(hold, workers) {
                     Ok(()) => rule.acquired.hold = Some(hold),
                     Err(error) => warn!(rule = %rule.name, "{error}"),
                 }
             }
         }
+        let worker = &mut workers[usize::from(index.0)];
         match way == Way::ToKernel || old_slot != slot {
             true => leave(old_slot, old, worker, holds, kernel),
             false => release(old, old_slot, worker, holds, kernel),

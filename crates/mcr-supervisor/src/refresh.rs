@@ -174,8 +174,9 @@ impl State {
             }
             None => {
                 if let Some(hold) = hold_later.filter(|_| status.state != RuleState::Failed) {
-                    rule.acquired.hold = holds.acquire_beside(hold).is_ok().then_some(hold);
+                    rule.acquired.hold = holds.acquire_beside(hold, workers).is_ok().then_some(hold);
                 }
+                let worker = &mut workers[usize::from(rule.worker.0)];
                 old.kernel &= rule.acquired.kernel && old_slot != rule.slot;
                 match rule.acquired.kernel || old_slot != rule.slot {
                     true => leave(old_slot, old, worker, holds, kernel),

@@ -8,6 +8,7 @@
 //! a change looks at what it concerns and not at all there is.
 
 mod hand_over;
+mod hosts;
 mod open;
 mod shared;
 #[cfg(test)]
@@ -18,11 +19,13 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
+pub(crate) use self::hosts::is_host;
+
 use self::{
     hand_over::Reader,
     shared::{Joined, Place, Port, Shared},
 };
-use crate::ledger::Ledger;
+use crate::{holds::share, ledger::Ledger};
 use mcr_metrics::Segment;
 use mcr_proto::{
     counters::InputDrop,
@@ -170,7 +173,8 @@ impl Sockets {
         let key = place.key();
         self.check_way(&key)?;
         let input = input().ok_or("no room for the counters of another input")?;
-        let (fd, kind) = open::receiver(&key, ifname).map_err(|error| error.to_string())?;
+        let opened = self.beside_rivals(&key, || open::receiver(&key, ifname));
+        let (fd, kind) = opened.map_err(|error| error.to_string())?;
         let id = next(&mut self.ids);
         let lane = key.lane();
         // Only with a depth the queue is the class's doing.
@@ -207,25 +211,6 @@ impl Sockets {
         ))
     }
 
-    /// Whether there can be such a socket beside those there are: the kernel gives a unicast datagram to one UDP socket only, the one that
-    /// was bound last. So the others' rules must all be about to have that one, too.
-    fn check_way(&self, wanted: &ReceiverKey) -> Result<(), String> {
-        let ReceiverKey::Udp { bound, .. } = *wanted else { return Ok(()) };
-        if bound.ip().is_multicast() {
-            return Ok(());
-        }
-        let stays = |(place, receiver): (&Place, &Receiver)| {
-            matches!(place, Place::Own(key) if key.rivals(wanted))
-                && receiver.users.values().any(|user| !user.outdated)
-        };
-        if !self.receivers.iter().any(stays) {
-            return Ok(());
-        }
-        Err(format!(
-            "another rule takes {bound} in by the udp data path and has another class; give both the same"
-        ))
-    }
-
     /// Gives a rule's receiving socket back; what the filter let through for it stays out from now on. Whether the worker is there
     /// to read what is queued says `alive`.
     pub(crate) fn release_receiver(
@@ -256,6 +241,10 @@ impl Sockets {
             // The worker has it open until its next plan, and until then still has the route. A filter that cannot be set
             // leaves it as it would be without this.
             let _ = filter::attach(&receiver.fd, &Filter::drop_all());
+        }
+        if is_host(&place.key()) {
+            // The worker has it a little longer; who opens the address next need not wait for that.
+            share(&receiver.fd, true);
         }
         receiver.ledger.close(receiver.fd.as_fd(), counters.input(receiver.input), alive);
         if receiver.told {

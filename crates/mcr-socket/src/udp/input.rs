@@ -3,7 +3,7 @@
 use crate::join::{self, JoinError};
 use crate::packet::receive_buffer;
 use crate::{Family, OpenError, address, sys};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What an input socket shall be.
@@ -28,8 +28,9 @@ pub struct UdpInput<'a> {
 /// Opens an input: non-blocking, close-on-exec, bound to exactly that address, with hop limit, TOS, destination and
 /// interface on each datagram. It receives its own group only, not what other sockets of the host have joined.
 ///
-/// The address may be shared with other sockets that allow it (`SO_REUSEADDR`): each gets a copy of a group's datagrams;
-/// a unicast datagram goes to the one bound last.
+/// The address may be shared with other sockets that allow it (`SO_REUSEADDR`): each gets a copy of what is sent to a group or by
+/// broadcast. A unicast datagram goes to the one bound last, so a unicast address is shared with those only that have it already; from then
+/// on nobody else can bind it, unless you set `SO_REUSEADDR` on this socket again.
 ///
 /// The kernel allows 10 sources a group on one socket (`net.ipv4.igmp_max_msf`; IPv6 64, `net.ipv6.mld_max_msf`).
 ///
@@ -46,6 +47,10 @@ pub fn open_input(options: &UdpInput<'_>) -> Result<OwnedFd, OpenError> {
     bind_to_interface(fd.as_fd(), options.ifindex)?;
     let address = address::scoped(options.address, options.ifindex);
     sys::bind(fd.as_fd(), address::Storage::new(address).used()).map_err(OpenError::bind(address))?;
+    if goes_to_one(address, options.ifindex) {
+        sys::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &0i32)
+            .map_err(OpenError::call("SO_REUSEADDR"))?;
+    }
     if address.ip().is_multicast() {
         let group = address.ip();
         if options.sources.is_empty() {
@@ -116,6 +121,25 @@ fn tune(fd: BorrowedFd<'_>, family: Family, options: &UdpInput<'_>) -> Result<()
         set(libc::SOL_UDP, libc::UDP_GRO, 1, "UDP_GRO")?;
     }
     receive_buffer(fd, options.receive_buffer_bytes)
+}
+
+/// Whether the kernel gives what is sent to an address to one socket only.
+fn goes_to_one(address: SocketAddr, ifindex: u32) -> bool {
+    match address.ip() {
+        ip if ip.is_multicast() || ip.is_unspecified() => false,
+        IpAddr::V4(ip) => !ip.is_broadcast() && !is_broadcast(address, ifindex),
+        IpAddr::V6(_) => true,
+    }
+}
+
+/// Whether an IPv4 address is the broadcast address of a network: without `SO_BROADCAST` there is no connecting to it.
+fn is_broadcast(address: SocketAddr, ifindex: u32) -> bool {
+    let Ok(fd) = sys::socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP) else { return false };
+    if bind_to_interface(fd.as_fd(), ifindex).is_err() {
+        return false;
+    }
+    let connected = UdpSocket::from(fd).connect(address);
+    connected.is_err_and(|error| error.raw_os_error() == Some(libc::EACCES))
 }
 
 /// Binds to an interface where that is allowed: to anybody since Linux 5.7, before that with CAP_NET_RAW. Without it a

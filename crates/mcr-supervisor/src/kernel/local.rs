@@ -96,6 +96,23 @@ impl Listeners {
     }
 }
 
+/// The sockets, by their inodes, that may get what is sent to an address of this host: those bound to it, and those bound to any. None if
+/// the kernel does not say.
+pub(crate) fn sockets_at(address: SocketAddr) -> Option<Vec<u64>> {
+    let text = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).ok();
+    // A socket of IPv6 may take IPv4, too.
+    let (one, other) = match address {
+        SocketAddr::V4(_) => (text("udp")?, text("udp6").unwrap_or_default()),
+        SocketAddr::V6(_) => (text("udp6")?, String::new()),
+    };
+    let gets_it = |line: &&str| {
+        local_address(line).is_some_and(|(ip, port)| {
+            port == address.port() && (ip.is_unspecified() || ip.to_canonical() == address.ip())
+        })
+    };
+    Some(one.lines().chain(other.lines()).filter(gets_it).filter_map(inode).collect())
+}
+
 /// The tenth column.
 fn inode(line: &str) -> Option<u64> {
     line.split_whitespace().nth(9)?.parse().ok()

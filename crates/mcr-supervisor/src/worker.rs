@@ -222,7 +222,14 @@ impl Worker {
         // A dirty route is newer than what was applied; it is admitted with the plan that carries it.
         sockets.admit(|rule| routes.contains_key(&rule) && !dirty.contains(&rule));
         let due = self.retiring.partition_point(|(at, _)| *at <= generation);
-        self.retiring.drain(..due).map(|(_, retired)| retired).collect()
+        let retired: Vec<_> = self.retiring.drain(..due).map(|(_, retired)| retired).collect();
+        // Others will be given these places.
+        let is_free = |slot: RuleSlot| retired.iter().any(|retired| retired.rule == slot);
+        self.continued.retain(|rule, from| {
+            *from = from.filter(|from| !is_free(*from));
+            !is_free(*rule)
+        });
+        retired
     }
 
     /// Sends what the worker does not have yet, if it is ready for it.
@@ -269,8 +276,6 @@ impl Worker {
             [first].into_iter().chain(continued).chain(limit)
         });
         let mut ops: Vec<_> = ops.collect();
-        // Slots are given to others in time: what was not told now is not true later.
-        self.continued.clear();
         // Others go on from them.
         ops.sort_by_key(|op| matches!(op, PlanOp::Remove(_)));
         let mut parts = codec::chunks(ops, PLAN_BYTES_MAX);

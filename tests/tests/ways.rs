@@ -23,7 +23,7 @@ const STREAMS: usize = 2;
 /// Datagrams a second of each stream.
 const RATE: u32 = 2_000;
 /// Changes of the way while streams flow.
-const MOVES: usize = 12;
+const MOVES: usize = 8;
 
 /// Loads the rules of streams of a kind, each on this data path and with this line more, and these classes; nothing else is there then.
 fn load_of(kind: Kind, client: &mut mcr_client::Client, datapath: &str, classes: &str, line: &str) {
